@@ -1,0 +1,60 @@
+package k3s
+
+import (
+	"context"
+	"os"
+	"os/exec"
+)
+
+// process is what a runner keeps alive.
+type process struct {
+	role   Role
+	binary string
+	args   []string
+	env    map[string]string
+}
+
+// runner keeps K3s running, by the machine's service manager or by itself.
+type runner interface {
+	// start makes p run; what runs already in the same role stays.
+	start(ctx context.Context, p process) error
+	// running tells whether K3s lives in the role.
+	running(ctx context.Context, role Role) (bool, error)
+	// stop ends K3s in any role and keeps it from coming back.
+	stop(ctx context.Context) error
+	// close ends the runner and leaves K3s as it is.
+	close() error
+}
+
+// Manager names a way to run K3s.
+type Manager string
+
+// The managers.
+const (
+	ManagerAuto    Manager = ""
+	ManagerSystemd Manager = "systemd"
+	ManagerOpenRC  Manager = "openrc"
+	// ManagerDirect runs K3s as a process of this agent's own, that outlives it.
+	ManagerDirect Manager = "direct"
+)
+
+// detect finds the machine's service manager the way sd_booted(3) does it.
+func detect() Manager {
+	if info, err := os.Lstat("/run/systemd/system"); err == nil && info.IsDir() {
+		return ManagerSystemd
+	}
+	if _, err := os.Stat("/run/openrc"); err == nil {
+		if _, err := exec.LookPath("rc-service"); err == nil {
+			return ManagerOpenRC
+		}
+	}
+	return ManagerDirect
+}
+
+// unit is the service's name, K3s's own.
+func unit(role Role) string {
+	if role == Agent {
+		return "k3s-agent"
+	}
+	return "k3s"
+}

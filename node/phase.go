@@ -1,0 +1,117 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/muster-edge/muster/p2p"
+)
+
+// Phase is where a node stands on its way from power-on to a working part of a
+// site. It is written to disk before it is acted on, so that a node that lost
+// power can say where it was.
+type Phase string
+
+// The phases, in the order of an undisturbed start.
+const (
+	// PhaseStarting: identity and configuration are being read.
+	PhaseStarting Phase = "starting"
+	// PhaseSearching: no site yet, looking for other nodes.
+	PhaseSearching Phase = "searching"
+	// PhaseFounding: enough nodes are there, they promise each other a site.
+	PhaseFounding Phase = "founding"
+	// PhaseEnrolling: a site exists and is being asked to let this node in.
+	PhaseEnrolling Phase = "enrolling"
+	// PhaseJoining: a member that has no role or no address yet.
+	PhaseJoining Phase = "joining"
+	// PhaseConnecting: role and address are known, the mesh is being brought up.
+	PhaseConnecting Phase = "connecting"
+	// PhaseInstalling: Kubernetes is being installed or started.
+	PhaseInstalling Phase = "installing"
+	// PhaseRunning: the node is healthy in its role.
+	PhaseRunning Phase = "running"
+	// PhaseBlocked: only somebody else can help; the reason says who.
+	PhaseBlocked Phase = "blocked"
+)
+
+// transitions lists what may follow a phase. Every phase may become starting
+// (a restart) and blocked.
+var transitions = map[Phase][]Phase{
+	PhaseStarting:   {PhaseSearching, PhaseJoining},
+	PhaseSearching:  {PhaseFounding, PhaseEnrolling},
+	PhaseFounding:   {PhaseSearching, PhaseEnrolling, PhaseJoining},
+	PhaseEnrolling:  {PhaseSearching, PhaseJoining},
+	PhaseJoining:    {PhaseConnecting, PhaseSearching},
+	PhaseConnecting: {PhaseInstalling, PhaseRunning, PhaseJoining},
+	PhaseInstalling: {PhaseRunning, PhaseConnecting, PhaseJoining},
+	PhaseRunning:    {PhaseInstalling, PhaseConnecting, PhaseJoining},
+	PhaseBlocked:    {PhaseSearching, PhaseJoining, PhaseConnecting, PhaseInstalling, PhaseRunning},
+}
+
+// ErrPhase is returned for a phase that may not follow the present one.
+var ErrPhase = errors.New("phase may not follow")
+
+// phaseRecord is the content of phase.json.
+type phaseRecord struct {
+	Phase  Phase     `json:"phase"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// phases keeps the present phase and its file.
+type phases struct {
+	path    string
+	now     func() time.Time
+	current phaseRecord
+}
+
+// openPhases reads the file of an earlier run; the phase it holds is history
+// and the node starts anew.
+func openPhases(path string, now func() time.Time) (*phases, Phase, error) {
+	p := &phases{path: path, now: now}
+	text, err := os.ReadFile(path)
+	var last phaseRecord
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, "", fmt.Errorf("read phase: %w", err)
+	default:
+		// A damaged file costs only the memory of where the node was.
+		_ = json.Unmarshal(text, &last)
+	}
+	return p, last.Phase, p.write(phaseRecord{Phase: PhaseStarting, Since: now()})
+}
+
+// enter makes next the present phase, on disk first. Entering the present
+// phase again only renews its reason.
+func (p *phases) enter(next Phase, reason string) (changed bool, err error) {
+	was := p.current
+	if was.Phase == next && was.Reason == reason {
+		return false, nil
+	}
+	if was.Phase != next && next != PhaseBlocked && next != PhaseStarting && !slices.Contains(transitions[was.Phase], next) {
+		return false, fmt.Errorf("enter phase %s from %s: %w", next, was.Phase, ErrPhase)
+	}
+	r := phaseRecord{Phase: next, Since: was.Since, Reason: reason}
+	if was.Phase != next {
+		r.Since = p.now()
+	}
+	return was.Phase != next, p.write(r)
+}
+
+func (p *phases) write(r phaseRecord) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write phase: %w", err)
+	}
+	if err := p2p.WriteFile(p.path, text, 0o600); err != nil {
+		return fmt.Errorf("write phase: %w", err)
+	}
+	p.current = r
+	return nil
+}
