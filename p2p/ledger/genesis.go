@@ -158,11 +158,11 @@ func (g Genesis) Quorum() int { return len(g.Masters)/2 + 1 }
 // until the record is aborted. Incarnation names the storage that its Raft
 // would use: a founder that lost its disk is another server (history S5).
 type Promise struct {
-	Site        string   `json:"site"`
-	Record      Digest   `json:"record"`
-	Founder     string   `json:"founder"`
-	Incarnation string   `json:"incarnation"`
-	Signature   []byte   `json:"signature"`
+	Site        string `json:"site"`
+	Record      Digest `json:"record"`
+	Founder     string `json:"founder"`
+	Incarnation string `json:"incarnation"`
+	Signature   []byte `json:"signature"`
 }
 
 func (p Promise) message() []byte {
@@ -173,12 +173,12 @@ func (p Promise) message() []byte {
 // promises are known (Commit), or that has to be given up (not Commit). A
 // majority of equal votes on one ballot is final, whoever comes back later.
 type Vote struct {
-	Site      string   `json:"site"`
-	Record    Digest   `json:"record"`
-	Master    string   `json:"master"`
-	Ballot    Ballot   `json:"ballot"`
-	Commit    bool     `json:"commit"`
-	Signature []byte   `json:"signature"`
+	Site      string `json:"site"`
+	Record    Digest `json:"record"`
+	Master    string `json:"master"`
+	Ballot    Ballot `json:"ballot"`
+	Commit    bool   `json:"commit"`
+	Signature []byte `json:"signature"`
 }
 
 func (v Vote) message() []byte {
