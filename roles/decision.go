@@ -1,0 +1,142 @@
+package roles
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Decision is a change to the state of a site. Each says, under Requires, what must still hold when it commits; one whose
+// requirement fails changes nothing. That is what makes a second, a late or a stale proposal harmless, and what a ledger
+// compares when it commits one.
+//
+// A node removed, a role of the dead given on: the decisions of replacement will stand here too.
+type Decision interface {
+	fmt.Stringer
+	isDecision()
+}
+
+// AssignAddress gives a member its mesh address, for good.
+// Requires: the member has none, and NextAddress has not reached Counter.
+type AssignAddress struct {
+	ID   NodeID
+	Addr netip.Addr
+	// Counter is what NextAddress becomes, in the same transaction.
+	Counter uint64
+}
+
+// AssignName gives a member its name, for good.
+// Requires: the member has none, and no member that was not removed has this one. It always stands beside the member's
+// AssignAddress or after it, so a transaction that compares the counter's ledger index covers the names too.
+type AssignName struct {
+	ID   NodeID
+	Name string
+}
+
+// AssignRole gives a member its role. The only role that ever changes is a master's, between master/clusterinit and
+// master/ha, when the epoch that it should have initialised is superseded.
+// Requires: the member's role is still From.
+type AssignRole struct {
+	ID     NodeID
+	From   Role
+	Role   Role
+	Reason string
+}
+
+// StartEpoch lets Init initialise a Kubernetes cluster. Supersedes is the epoch that is given up, 0 for the first.
+// Requires: the current epoch is Supersedes, has no CA hash, and N follows it.
+type StartEpoch struct {
+	N          int
+	Init       NodeID
+	Supersedes int
+}
+
+// MarkFormed records that all masters of epoch N were Ready together.
+// Requires: the current epoch is N and has a CA hash.
+type MarkFormed struct{ N int }
+
+func (AssignAddress) isDecision() {}
+func (AssignName) isDecision()    {}
+func (AssignRole) isDecision()    {}
+func (StartEpoch) isDecision()    {}
+func (MarkFormed) isDecision()    {}
+
+func (d AssignAddress) String() string { return spell(d) }
+func (d AssignName) String() string    { return spell(d) }
+func (d AssignRole) String() string    { return spell(d) }
+func (d StartEpoch) String() string    { return spell(d) }
+func (d MarkFormed) String() string    { return spell(d) }
+
+func spell(d Decision) string {
+	id, what := about(d)
+	if id == "" {
+		return what
+	}
+	return fmt.Sprintf("%s: %s", shown("", id), what)
+}
+
+// about returns whom a decision concerns, "" for the site, and what it gives.
+func about(d Decision) (NodeID, string) {
+	switch d := d.(type) {
+	case AssignAddress:
+		return d.ID, "address " + d.Addr.String()
+	case AssignName:
+		return d.ID, "name " + d.Name
+	case AssignRole:
+		if d.From != None {
+			return d.ID, fmt.Sprintf("role %s, was %s (%s)", d.Role, d.From, d.Reason)
+		}
+		return d.ID, fmt.Sprintf("role %s (%s)", d.Role, d.Reason)
+	case StartEpoch:
+		if d.Supersedes > 0 {
+			return d.Init, fmt.Sprintf("epoch %d to initialise, in place of epoch %d", d.N, d.Supersedes)
+		}
+		return d.Init, fmt.Sprintf("epoch %d to initialise", d.N)
+	case MarkFormed:
+		return "", fmt.Sprintf("control plane of epoch %d formed", d.N)
+	default:
+		panic(fmt.Sprintf("unknown decision %T", d))
+	}
+}
+
+// Apply returns the state after a decision; the given one is not changed. A decision about somebody who is not a member, or
+// was removed, changes nothing either.
+func Apply(s State, d Decision) State {
+	next := s.clone()
+	next.apply(d)
+	return next
+}
+
+func (s *State) apply(d Decision) {
+	switch d := d.(type) {
+	case AssignAddress:
+		if _, has := s.Addresses[d.ID]; s.decidable(d.ID) && !has && d.Counter > s.NextAddress {
+			s.Addresses[d.ID] = d.Addr
+			s.NextAddress = d.Counter
+		}
+	case AssignName:
+		if _, has := s.Names[d.ID]; s.decidable(d.ID) && !has && !s.nameTaken(d.Name) {
+			s.Names[d.ID] = d.Name
+		}
+	case AssignRole:
+		if s.decidable(d.ID) && s.Roles[d.ID] == d.From {
+			s.Roles[d.ID] = d.Role
+		}
+	case StartEpoch:
+		current := 0
+		if s.Epoch != nil {
+			current = s.Epoch.N
+		}
+		if s.caHash() == "" && current == d.Supersedes && d.N == current+1 {
+			s.Epoch = &Epoch{N: d.N, Init: d.Init}
+		}
+	case MarkFormed:
+		if s.caHash() != "" && s.Epoch.N == d.N {
+			s.Epoch.FormedMasters = true
+		}
+	}
+}
+
+func (s State) decidable(id NodeID) bool {
+	m, known := s.member(id)
+	return known && !m.Removed
+}

@@ -1,0 +1,154 @@
+package roles
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// NodeID is a node's libp2p peer ID, opaque here.
+type NodeID string
+
+// Role is what a node is in the Kubernetes cluster. The names are Kairos's, which cloud-configs already use.
+type Role string
+
+const (
+	None       Role = ""
+	MasterInit Role = "master/clusterinit" // initialises the cluster of an HA site
+	MasterHA   Role = "master/ha"          // another master of an HA site
+	Master     Role = "master"             // the one master of a site without HA
+	Worker     Role = "worker"
+)
+
+// IsMaster reports whether r is one of the master roles.
+func (r Role) IsMaster() bool { return r == MasterInit || r == MasterHA || r == Master }
+
+// Member is a node that the ledger has enrolled.
+type Member struct {
+	ID       NodeID
+	Hostname string
+	// StaticRole is the role that the node's own configuration asks for: None, Master or Worker.
+	StaticRole Role
+	// Joined is the ledger index of the enrolment. Founders share one.
+	Joined uint64
+	// Removed members stay listed, so that their addresses stay theirs. Nothing is decided about them.
+	Removed bool
+}
+
+// Health is what the observer knows about one member: what it saw itself, and the member's newest facts.
+type Health struct {
+	// Alive is the verdict of gossip. AliveFor or DeadFor says for how long the observer has seen it so, on its own monotonic
+	// clock. Whoever has taken office counts anew from then, also for a member that it has not heard yet.
+	Alive             bool
+	AliveFor, DeadFor time.Duration
+
+	// K8sReady is the member's own verdict that Kubernetes is Ready in its role, and CAHash the cluster that it runs.
+	K8sReady bool
+	CAHash   string
+
+	// EtcdDead and HoldsLease are for the replacement of masters; nothing reads them yet.
+	EtcdDead, HoldsLease bool
+
+	// Conflict says that two live machines hold the member's key. Nobody plans with either.
+	Conflict bool
+
+	// LANs are the networks of the member's own interfaces, the mesh's excluded.
+	LANs []netip.Prefix
+}
+
+// Epoch is one attempt at a Kubernetes cluster, and its CA once it has come to be.
+type Epoch struct {
+	N    int // counts from 1
+	Init NodeID
+	// CAHash is committed by Init itself, by compare-and-set against this epoch. Empty: nobody but Init may start.
+	CAHash string
+	// FormedMasters is set once all masters were Ready together, and never cleared.
+	FormedMasters bool
+}
+
+// State is what the ledger holds, as far as this package reads it.
+type State struct {
+	// Policy is the site's policy. Its Range is the one that genesis chose.
+	Policy Policy
+	// Masters are the founding masters, who are the voters.
+	Masters   []NodeID
+	Members   []Member
+	Roles     map[NodeID]Role
+	Addresses map[NodeID]netip.Addr
+	Names     map[NodeID]string
+	// NextAddress numbers the next address to give, see AddrForCounter. It only grows; 0 and 1 both mean that none was given.
+	NextAddress uint64
+	// Epoch is nil until the first one starts.
+	Epoch *Epoch
+}
+
+// Input is all that [Next] looks at.
+type Input struct {
+	State  State
+	Health map[NodeID]Health
+	// Now is how long Self has been in office as coordinator (or, to explain, how long it has watched the others), on its own
+	// monotonic clock. Nobody counts as dead for longer than that: an observation inherited from somebody else never
+	// condemns a node (history S10).
+	Now time.Duration
+	// Self is the observer. It counts as alive.
+	Self NodeID
+}
+
+// seenDead returns for how long the observer has seen a member dead; 0 when it is alive or was never observed.
+func (in Input) seenDead(id NodeID) time.Duration {
+	h, observed := in.Health[id]
+	if id == in.Self || !observed || h.Alive {
+		return 0
+	}
+	return min(h.DeadFor, in.Now)
+}
+
+func (in Input) alive(id NodeID) bool { return id == in.Self || in.Health[id].Alive }
+
+// clone returns a copy that Apply may change.
+func (s State) clone() State {
+	s.Masters = slices.Clone(s.Masters)
+	s.Members = slices.Clone(s.Members)
+	s.Roles = cloneMap(s.Roles)
+	s.Addresses = cloneMap(s.Addresses)
+	s.Names = cloneMap(s.Names)
+	if s.Epoch != nil {
+		epoch := *s.Epoch
+		s.Epoch = &epoch
+	}
+	return s
+}
+
+func cloneMap[V any](m map[NodeID]V) map[NodeID]V {
+	if m == nil {
+		return make(map[NodeID]V)
+	}
+	return maps.Clone(m)
+}
+
+func (s State) member(id NodeID) (Member, bool) {
+	i := slices.IndexFunc(s.Members, func(m Member) bool { return m.ID == id })
+	if i < 0 {
+		return Member{}, false
+	}
+	return s.Members[i], true
+}
+
+// live returns the members that were not removed, in the order of their joining.
+func (s State) live() []Member {
+	members := slices.DeleteFunc(slices.Clone(s.Members), func(m Member) bool { return m.Removed })
+	slices.SortFunc(members, func(a, b Member) int {
+		return cmp.Or(cmp.Compare(a.Joined, b.Joined), cmp.Compare(a.ID, b.ID))
+	})
+	return members
+}
+
+// caHash returns the CA hash of the current epoch, "" when there is no epoch or none was committed.
+func (s State) caHash() string {
+	if s.Epoch == nil {
+		return ""
+	}
+	return s.Epoch.CAHash
+}
