@@ -6,10 +6,11 @@ import (
 )
 
 // Decision is a change to the state of a site. Each says, under Requires, what must still hold when it commits; one whose
-// requirement fails changes nothing. That is what makes a second, a late or a stale proposal harmless, and what a ledger
-// compares when it commits one.
+// requirement fails changes nothing, which makes a second, a late or a stale proposal harmless. A ledger with
+// compare-and-set gets all of them at once when the transactions that carry plans compare and rewrite one common key (the
+// address counter serves): then only a plan made from the present state commits.
 //
-// A node removed, a role of the dead given on: the decisions of replacement will stand here too.
+// The decisions of replacement (a master given up, its place given on) will stand here too.
 type Decision interface {
 	fmt.Stringer
 	isDecision()
@@ -25,8 +26,7 @@ type AssignAddress struct {
 }
 
 // AssignName gives a member its name, for good.
-// Requires: the member has none, and no member that was not removed has this one. It always stands beside the member's
-// AssignAddress or after it, so a transaction that compares the counter's ledger index covers the names too.
+// Requires: the member has none, and no member that was not removed has this one.
 type AssignName struct {
 	ID   NodeID
 	Name string
@@ -34,7 +34,8 @@ type AssignName struct {
 
 // AssignRole gives a member its role. The only role that ever changes is a master's, between master/clusterinit and
 // master/ha, when the epoch that it should have initialised is superseded.
-// Requires: the member's role is still From.
+// Requires: the member's role is still From, there are fewer masters than asked if it is to be a new one, and
+// master/clusterinit goes to the init node of the current epoch alone.
 type AssignRole struct {
 	ID     NodeID
 	From   Role
@@ -118,7 +119,7 @@ func (s *State) apply(d Decision) {
 			s.Names[d.ID] = d.Name
 		}
 	case AssignRole:
-		if s.decidable(d.ID) && s.Roles[d.ID] == d.From {
+		if s.decidable(d.ID) && s.Roles[d.ID] == d.From && s.permits(d) {
 			s.Roles[d.ID] = d.Role
 		}
 	case StartEpoch:
@@ -139,4 +140,28 @@ func (s *State) apply(d Decision) {
 func (s State) decidable(id NodeID) bool {
 	m, known := s.member(id)
 	return known && !m.Removed
+}
+
+// permits checks what AssignRole requires beside From.
+func (s State) permits(d AssignRole) bool {
+	masters, inits := 0, 0
+	for _, m := range s.live() {
+		if s.Roles[m.ID].IsMaster() {
+			masters++
+		}
+		if s.Roles[m.ID] == MasterInit {
+			inits++
+		}
+	}
+	initialises := s.Epoch != nil && s.Epoch.Init == d.ID || s.Epoch == nil && inits == 0
+	switch {
+	case d.From == None && d.Role.IsMaster() && masters >= s.Policy.Masters():
+		return false
+	case d.Role == MasterInit:
+		return (d.From == None || d.From == MasterHA) && initialises
+	case d.From == MasterInit:
+		return d.Role == MasterHA && s.Epoch != nil && !initialises
+	default:
+		return d.From == None
+	}
 }

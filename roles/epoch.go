@@ -118,11 +118,11 @@ func (p *planner) planControlPlane() {
 
 // whyNotReady returns "" for a master that runs the site's cluster and is Ready.
 func (p *planner) whyNotReady(id NodeID) string {
-	h := p.Health[id]
+	h, observed := p.Health[id]
 	switch {
 	case h.Conflict:
 		return "two live machines hold its key"
-	case !p.alive(id) && p.seenDead(id) > 0:
+	case !p.alive(id) && observed:
 		return fmt.Sprintf("it has been dead for %s", seconds(p.seenDead(id)))
 	case !p.alive(id):
 		return "nothing was heard of it yet"

@@ -144,8 +144,8 @@ func chooseMasters(policy Policy, eligible []Candidate) ([]Candidate, string) {
 	if !policy.Auto {
 		cause = "the others have no static role master, and automatic roles are off"
 	}
-	return nil, fmt.Sprintf("%s wanted, of the %s here only %s can be one: %s",
-		count(policy.Masters(), "master"), count(len(eligible), "node"), list(hostnames(masters)), cause)
+	return nil, fmt.Sprintf("%s wanted, but of the %s here %d can be one (%s): %s",
+		count(policy.Masters(), "master"), count(len(eligible), "node"), len(masters), list(hostnames(masters)), cause)
 }
 
 // chooseFounders returns the masters and as many others as there is room for.

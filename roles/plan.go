@@ -232,7 +232,7 @@ func (p *planner) wantedRole(m Member, init NodeID) (Role, string) {
 	case current == None && slices.Contains(p.state.Masters, m.ID):
 		return None, fmt.Sprintf("it founded the site as a master, but only %s asked", count(p.state.Policy.Masters(), "master"))
 	default:
-		return Worker, why(fmt.Sprintf("%s chosen", count(p.state.Policy.Masters(), "master")))
+		return Worker, why("masters are chosen at genesis")
 	}
 }
 

@@ -86,7 +86,8 @@ type State struct {
 
 // Input is all that [Next] looks at.
 type Input struct {
-	State  State
+	State State
+	// Health has an entry for every member whose facts are known, Self included.
 	Health map[NodeID]Health
 	// Now is how long Self has been in office as coordinator (or, to explain, how long it has watched the others), on its own
 	// monotonic clock. Nobody counts as dead for longer than that: an observation inherited from somebody else never

@@ -1,0 +1,190 @@
+package roles
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// machine is one node of a simulated site: what is true about it, whoever knows.
+type machine struct {
+	Candidate
+	up        bool
+	cut       bool   // up, but the others do not hear it
+	copy      *State // of the ledger, as old as the cut; nil: up to date
+	ready     bool
+	caHash    string
+	dataEpoch int // of its Kubernetes data, 0: none
+}
+
+// simulation is a site in virtual time: machines, the ledger's state, and one coordinator with its own observations. The
+// transcripts and the property tests both drive it.
+type simulation struct {
+	now         time.Duration
+	machines    map[NodeID]*machine
+	state       *State // nil: not founded
+	coordinator NodeID
+	office      time.Duration            // when the coordinator took office
+	heard       map[NodeID]bool          // of whom the coordinator has facts
+	lastSeen    map[NodeID]time.Duration // when the coordinator saw the machine change
+	joined      uint64
+}
+
+func newSimulation() *simulation {
+	return &simulation{machines: map[NodeID]*machine{}, heard: map[NodeID]bool{}, lastSeen: map[NodeID]time.Duration{}}
+}
+
+func (s *simulation) powerOn(c Candidate) *machine {
+	m := &machine{Candidate: c, up: true}
+	s.machines[c.ID] = m
+	s.see(c.ID)
+	return m
+}
+
+func (s *simulation) setUp(id NodeID, up bool) {
+	m := s.machines[id]
+	if m.up != up {
+		m.up = up
+		m.ready = m.ready && up
+		s.see(id)
+	}
+}
+
+// cutOff takes a machine from the network; its copy of the ledger stays as it is.
+func (s *simulation) cutOff(id NodeID) {
+	m := s.machines[id]
+	if !m.cut {
+		copied := s.state.clone()
+		m.cut, m.copy = true, &copied
+		s.see(id)
+	}
+}
+
+func (s *simulation) rejoin(id NodeID) {
+	m := s.machines[id]
+	if m.cut {
+		m.cut, m.copy = false, nil
+		s.see(id)
+	}
+}
+
+// seenBy returns the ledger as a machine knows it.
+func (s *simulation) seenBy(id NodeID) State {
+	if copied := s.machines[id].copy; copied != nil {
+		return *copied
+	}
+	return *s.state
+}
+
+// see is the coordinator noticing a change of a machine.
+func (s *simulation) see(id NodeID) {
+	s.lastSeen[id] = s.now
+	if m := s.machines[id]; m.up && !m.cut {
+		s.heard[id] = true
+	}
+}
+
+// takeOffice makes another node the coordinator. Observations do not travel: it counts everybody from now.
+func (s *simulation) takeOffice(id NodeID) {
+	s.coordinator, s.office = id, s.now
+	for _, other := range s.ids() {
+		s.lastSeen[other] = s.now
+	}
+}
+
+func (s *simulation) ids() []NodeID { return slices.Sorted(maps.Keys(s.machines)) }
+
+func (s *simulation) upIDs() []NodeID {
+	return slices.DeleteFunc(s.ids(), func(id NodeID) bool { return !s.machines[id].up })
+}
+
+func (s *simulation) visible() []Candidate {
+	var candidates []Candidate
+	for _, id := range s.upIDs() {
+		candidates = append(candidates, s.machines[id].Candidate)
+	}
+	return candidates
+}
+
+// found makes the record of a founding the first entry of the ledger.
+func (s *simulation) found(f Founding) {
+	s.joined++
+	s.state = &State{Policy: f.Policy, Masters: f.Masters}
+	for _, id := range f.Founders {
+		s.enrol(id)
+	}
+	s.takeOffice(f.Masters[0])
+}
+
+func (s *simulation) enrol(id NodeID) {
+	c := s.machines[id].Candidate
+	s.state.Members = append(s.state.Members, Member{ID: id, Hostname: c.Hostname, StaticRole: c.StaticRole, Joined: s.joined})
+}
+
+// input is what the coordinator knows now.
+func (s *simulation) input() Input {
+	in := Input{State: s.state.clone(), Health: map[NodeID]Health{}, Now: s.now - s.office, Self: s.coordinator}
+	for id, m := range s.machines {
+		if !s.heard[id] {
+			continue
+		}
+		h := Health{Alive: m.up && !m.cut, K8sReady: m.ready, CAHash: m.caHash, Conflict: m.Conflict, LANs: m.LANs}
+		if h.Alive {
+			h.AliveFor = s.now - s.lastSeen[id]
+		} else {
+			h.DeadFor = s.now - s.lastSeen[id]
+		}
+		in.Health[id] = h
+	}
+	return in
+}
+
+func (s *simulation) apply(decisions ...Decision) {
+	for _, d := range decisions {
+		next := Apply(*s.state, d)
+		s.state = &next
+	}
+}
+
+// commitCA is the init master's compare-and-set: it holds for the epoch that it initialised, and once.
+func (s *simulation) commitCA(id NodeID, epoch int, hash string) error {
+	switch current := s.state.Epoch; {
+	case current == nil || current.N != epoch || current.Init != id:
+		return fmt.Errorf("%s may not commit a CA hash for epoch %d", id, epoch)
+	case current.CAHash != "":
+		return fmt.Errorf("epoch %d has a CA hash", epoch)
+	}
+	next := s.state.clone()
+	next.Epoch.CAHash = hash
+	s.state = &next
+	return nil
+}
+
+func (s *simulation) remove(id NodeID) {
+	next := s.state.clone()
+	for i := range next.Members {
+		if next.Members[i].ID == id {
+			next.Members[i].Removed = true
+		}
+	}
+	s.state = &next
+}
+
+// roster lists the members in the order of their addresses.
+func (s *simulation) roster() []Member {
+	members := slices.Clone(s.state.Members)
+	slices.SortStableFunc(members, func(a, b Member) int {
+		byAddress := func(m Member) netip.Addr { return s.state.Addresses[m.ID] }
+		if a, b := byAddress(a), byAddress(b); a.IsValid() != b.IsValid() {
+			if a.IsValid() {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(byAddress(a).Compare(byAddress(b)), cmp.Compare(a.ID, b.ID))
+	})
+	return members
+}
