@@ -1,0 +1,170 @@
+package p2p
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// Standing is what the ledger says about an identity.
+type Standing int
+
+const (
+	StandingUnknown Standing = iota // no record: a newcomer, if it knows the token
+	StandingMember                  // enrolled
+	StandingRevoked                 // thrown out; it stays out, token or not
+)
+
+func (s Standing) String() string {
+	switch s {
+	case StandingUnknown:
+		return "unknown"
+	case StandingMember:
+		return "member"
+	case StandingRevoked:
+		return "revoked"
+	}
+	return fmt.Sprintf("Standing(%d)", int(s))
+}
+
+// Greeting is what a node says about itself to whom it has admitted.
+type Greeting struct {
+	Site       string // "" : no site yet; at most 64 bytes
+	Generation uint64
+}
+
+var (
+	// ErrRevoked means that the peer's identity is revoked here.
+	ErrRevoked = errors.New("the identity is revoked")
+	// ErrNotProved means that a peer without a record did not prove that it
+	// knows the token.
+	ErrNotProved = errors.New("neither a member nor a knower of the token (another token, network_id or enrolment epoch)")
+	// ErrHungUp means that the other end closed before it greeted: it does not
+	// know us as a member and our proof did not convince it, or it revoked us.
+	ErrHungUp = errors.New("the other end refuses us (another token, network_id or enrolment epoch, or we are revoked there)")
+	// ErrNotMuster means that the peer speaks something else, or damaged.
+	ErrNotMuster = errors.New("not a Muster node of this protocol version")
+)
+
+// handshake is one end of admission, without the connection that carries it.
+type handshake struct {
+	role          admissionRole
+	local, remote peer.ID   // as TLS authenticated them
+	binding       []byte    // see transcript
+	epoch         uint64    // of key
+	key           *[32]byte // enrolment key; nil if this end holds none
+	standing      Standing  // of remote
+	salutation    salutation
+}
+
+// run speaks admission over rw and returns the other end's greeting. An error
+// means that nothing but hellos and perhaps a proof was given away. The proof
+// is always sent when a key is held, because the other end may know less of us
+// than we of it.
+func (h handshake) run(rw io.ReadWriter) (salutation, error) {
+	if h.standing == StandingRevoked {
+		return salutation{}, ErrRevoked
+	}
+	ours := newHello(h.role, h.epoch).encode()
+	if h.role == roleDialer {
+		return h.dial(rw, ours)
+	}
+	return h.listen(rw, ours)
+}
+
+func (h handshake) dial(rw io.ReadWriter, ours []byte) (salutation, error) {
+	if err := writeFrame(rw, ours); err != nil {
+		return salutation{}, hungUp(err)
+	}
+	theirs, err := readHello(rw, roleListener)
+	if err != nil {
+		return salutation{}, err
+	}
+	t := transcript{Dialer: h.local, Listener: h.remote, DialerHello: ours, ListenerHello: theirs, Binding: h.binding}
+	if err := writeFrame(rw, t.encodeProof(h.key, roleDialer)); err != nil {
+		return salutation{}, hungUp(err)
+	}
+	if err := h.judge(rw, t, roleListener); err != nil {
+		return salutation{}, err
+	}
+	greeting, err := readSalutation(rw)
+	if err != nil {
+		return salutation{}, err
+	}
+	if err := writeFrame(rw, h.salutation.encode()); err != nil {
+		return salutation{}, hungUp(err)
+	}
+	return greeting, nil
+}
+
+func (h handshake) listen(rw io.ReadWriter, ours []byte) (salutation, error) {
+	theirs, err := readHello(rw, roleDialer)
+	if err != nil {
+		return salutation{}, err
+	}
+	if err := writeFrame(rw, ours); err != nil {
+		return salutation{}, hungUp(err)
+	}
+	t := transcript{Dialer: h.remote, Listener: h.local, DialerHello: theirs, ListenerHello: ours, Binding: h.binding}
+	if err := h.judge(rw, t, roleDialer); err != nil {
+		return salutation{}, err
+	}
+	if err := writeFrame(rw, t.encodeProof(h.key, roleListener), h.salutation.encode()); err != nil {
+		return salutation{}, hungUp(err)
+	}
+	return readSalutation(rw)
+}
+
+// judge reads the other end's proof. A member needs none: TLS has shown that it
+// holds the key of its identity.
+func (h handshake) judge(r io.Reader, t transcript, prover admissionRole) error {
+	proof, err := readFrame(r)
+	if err != nil {
+		return hungUp(err)
+	}
+	proved, err := t.proves(proof, h.key, prover)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrNotMuster, err)
+	case h.standing == StandingMember || proved:
+		return nil
+	}
+	return ErrNotProved
+}
+
+func readHello(r io.Reader, from admissionRole) ([]byte, error) {
+	raw, err := readFrame(r)
+	if err != nil {
+		return nil, hungUp(err)
+	}
+	h, err := decodeHello(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotMuster, err)
+	}
+	if h.Role != from {
+		return nil, fmt.Errorf("%w: hello of the wrong role", ErrNotMuster)
+	}
+	return raw, nil
+}
+
+func readSalutation(r io.Reader) (salutation, error) {
+	raw, err := readFrame(r)
+	if err != nil {
+		return salutation{}, hungUp(err)
+	}
+	s, err := decodeSalutation(raw)
+	if err != nil {
+		return salutation{}, fmt.Errorf("%w: %w", ErrNotMuster, err)
+	}
+	return s, nil
+}
+
+// hungUp reads the end of the stream before the greetings as what it means there.
+func hungUp(err error) error {
+	if errors.Is(err, errFrameTooLong) {
+		return fmt.Errorf("%w: %w", ErrNotMuster, err)
+	}
+	return fmt.Errorf("%w: %w", ErrHungUp, err)
+}
