@@ -169,6 +169,7 @@ func (m *machine) Tick(alive []string, offer *Genesis) {
 // Step takes a message that came from the authenticated peer from. A message
 // that is malformed, forged or out of place changes nothing.
 func (m *machine) Step(from string, msg genesisMessage) {
+	m.alive[from] = true // until the next tick knows better
 	m.step(from, msg)
 	m.settle()
 }
