@@ -34,8 +34,8 @@ type AssignName struct {
 
 // AssignRole gives a member its role. The only role that ever changes is a master's, between master/clusterinit and
 // master/ha, when the epoch that it should have initialised is superseded.
-// Requires: the member's role is still From, there are fewer masters than asked if it is to be a new one, and
-// master/clusterinit goes to the init node of the current epoch alone.
+// Requires: the member's role is still From; for a new master, that there are fewer than asked; for master/clusterinit, that
+// nobody holds it and that the current epoch, if there is one, is the member's to initialise.
 type AssignRole struct {
 	ID     NodeID
 	From   Role
@@ -153,14 +153,14 @@ func (s State) permits(d AssignRole) bool {
 			inits++
 		}
 	}
-	initialises := s.Epoch != nil && s.Epoch.Init == d.ID || s.Epoch == nil && inits == 0
+	initialises := s.Epoch == nil || s.Epoch.Init == d.ID
 	switch {
 	case d.From == None && d.Role.IsMaster() && masters >= s.Policy.Masters():
 		return false
 	case d.Role == MasterInit:
-		return (d.From == None || d.From == MasterHA) && initialises
+		return (d.From == None || d.From == MasterHA) && initialises && inits == 0
 	case d.From == MasterInit:
-		return d.Role == MasterHA && s.Epoch != nil && !initialises
+		return d.Role == MasterHA && !initialises
 	default:
 		return d.From == None
 	}

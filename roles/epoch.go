@@ -2,6 +2,7 @@ package roles
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -10,8 +11,8 @@ import (
 const FormationGrace = 60 * time.Second
 
 // initMaster returns who initialises the cluster, "" if nobody can. Once there is an epoch that is its init node, for good,
-// and before that whoever holds the role already. Else it is the first master by ID, so that a master which is down for a
-// moment changes nothing; only one that is unusable or seen dead for FormationGrace is passed over.
+// and before that whoever holds the role already. Else it is the first founding master by ID, so that one which is down
+// for a moment changes nothing; only one that is unusable or seen dead for FormationGrace is passed over.
 func (p *planner) initMaster() NodeID {
 	if p.state.Epoch != nil {
 		return p.state.Epoch.Init
@@ -22,7 +23,7 @@ func (p *planner) initMaster() NodeID {
 		}
 	}
 	for _, id := range p.masters {
-		if p.usable(id) && p.seenDead(id) < FormationGrace {
+		if slices.Contains(p.state.Masters, id) && p.usable(id) && p.seenDead(id) < FormationGrace {
 			return id
 		}
 	}

@@ -155,8 +155,8 @@ func (s State) mastersDue() []NodeID {
 	return append(holders, due[:min(open, len(due))]...)
 }
 
-// openPlace reports whether a newcomer with the static role master may become one. A site without HA has one master for
-// life: nobody can join its datastore.
+// openPlace reports whether there are fewer masters than asked. A site without HA has one master for life: nobody can join
+// its datastore.
 func (p *planner) openPlace() bool {
 	return p.state.Policy.HA && len(p.state.mastersDue()) < p.state.Policy.Masters()
 }
@@ -224,6 +224,8 @@ func (p *planner) wantedRole(m Member, init NodeID) (Role, string) {
 		return MasterHA, why("founding master")
 	case current == Worker && m.StaticRole == Master:
 		return None, "static role master refused: it is a worker already; reset the node"
+	case m.StaticRole == Master && p.openPlace() && p.state.Policy.Kubernetes && p.state.caHash() == "":
+		return None, "static role master: a place is open, and is given once the cluster is initialised"
 	case m.StaticRole == Master && p.openPlace():
 		return MasterHA, "static role, a master's place was open"
 	case m.StaticRole == Master:
