@@ -22,7 +22,7 @@ const (
 func uniqueName(hostname string, id NodeID, taken func(string) bool) string {
 	base := label(hostname)
 	if base == "" || base == "localhost" {
-		base = "muster-" + tail(id, defaultNameTail)
+		base = withSuffix("muster", tail(id, defaultNameTail))
 	}
 	if !taken(base) {
 		return base
