@@ -4,35 +4,28 @@ package convergence
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/muster-edge/muster/e2e/bench/peer"
 )
 
-// Result is what was measured.
-type Result struct {
-	Took      time.Duration // from the start of the first process to the moment the last node was seen to be joined
-	Addresses []netip.Addr
-}
-
 // limit is how long a peer may take for each node; EdgeVPN takes about 10 s, one node after another.
 const limit = 30 * time.Second
 
-// Measure starts a peer's nodes and waits for them. They are left running, joined or not: the caller stops the peer.
-func Measure(ctx context.Context, p peer.Peer, nodes int) (Result, error) {
+// Measure starts a peer's nodes and returns how long it took from the start of the first process until every node had its
+// place. The nodes are left running, joined or not: the caller stops the peer.
+func Measure(ctx context.Context, p peer.Peer, nodes int) (time.Duration, error) {
 	if err := p.Start(ctx, nodes); err != nil {
-		return Result{}, err
+		return 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(nodes)*limit)
 	defer cancel()
-	joined, addresses, err := peer.Await(ctx, p)
+	joined, err := p.Join(ctx)
 	if err != nil {
-		return Result{}, err
+		return 0, err
 	}
-	started, err := p.Started()
-	if err != nil {
-		return Result{}, fmt.Errorf("measure time until %d nodes are joined: %w", nodes, err)
+	if len(joined.Addresses) != nodes {
+		return 0, fmt.Errorf("%s: %d nodes were joined, want %d", p.Name(), len(joined.Addresses), nodes)
 	}
-	return Result{Took: joined.Sub(started), Addresses: addresses}, nil
+	return joined.Took, nil
 }

@@ -2,7 +2,6 @@ package idle
 
 import (
 	"context"
-	"net/netip"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -34,8 +33,7 @@ type sleepers struct {
 
 func (*sleepers) Name() string                                        { return "sleepers" }
 func (*sleepers) Start(context.Context, int) error                    { return nil }
-func (*sleepers) Started() (time.Time, error)                         { return time.Time{}, nil }
-func (*sleepers) Addresses(context.Context) ([]netip.Addr, error)     { return nil, nil }
+func (*sleepers) Join(context.Context) (peer.Joined, error)           { return peer.Joined{}, nil }
 func (*sleepers) Command(context.Context, int, ...string) *exec.Cmd   { return nil }
 func (*sleepers) Stop() error                                         { return nil }
 func (*sleepers) Goroutines(_ context.Context, node int) (int, error) { return 10 * node, nil }

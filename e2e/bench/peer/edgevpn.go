@@ -53,10 +53,5 @@ func (e *EdgeVPN) Start(ctx context.Context, nodes int) error {
 	return nil
 }
 
-// Addresses implements Peer.
-func (e *EdgeVPN) Addresses(context.Context) ([]netip.Addr, error) {
-	if err := e.alive(); err != nil {
-		return nil, err
-	}
-	return e.owned(edgevpnRange)
-}
+// Join implements Peer.
+func (e *EdgeVPN) Join(ctx context.Context) (Joined, error) { return e.join(ctx, edgevpnRange) }

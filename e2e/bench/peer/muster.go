@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/muster-edge/muster/e2e/bench/lan"
-	"github.com/muster-edge/muster/e2e/bench/procfs"
 )
 
 // musterFormation bounds `muster lab up`. It is a limit for a site that hangs, not a bar.
@@ -29,7 +28,6 @@ type Muster struct {
 	dir   string
 	nodes int
 	up    *lan.Process
-	began time.Time // when the first agent was started; zero until agents were seen
 }
 
 // NewMuster returns Muster, from its binary. dir is a folder of its own, removed by Stop.
@@ -38,8 +36,7 @@ func NewMuster(bin, dir string) *Muster { return &Muster{bin: bin, dir: dir} }
 // Name implements Peer.
 func (m *Muster) Name() string { return "muster" }
 
-// Start implements Peer. `muster lab up` goes on in the background: the moment when every node has its role is taken
-// from Addresses, not from how fast the lab notices it.
+// Start implements Peer.
 func (m *Muster) Start(ctx context.Context, nodes int) error {
 	m.nodes = nodes
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
@@ -59,37 +56,39 @@ func (m *Muster) Start(ctx context.Context, nodes int) error {
 	return err
 }
 
-// Addresses implements Peer.
-func (m *Muster) Addresses(ctx context.Context) ([]netip.Addr, error) {
-	ended, err := m.up.Exited()
-	if err != nil {
-		return nil, err
+// Join implements Peer. The lab asks the agents itself while it waits, and writes down when the last of them had role and
+// address (its resolution is 250 ms and the time of a question, which counts against Muster). Asking a second time from
+// here would slow down what is measured.
+func (m *Muster) Join(ctx context.Context) (Joined, error) {
+	select {
+	case <-ctx.Done():
+		return Joined{}, fmt.Errorf("muster: wait until every node is joined: %w: %s", context.Cause(ctx), m.up.Tail())
+	case <-m.up.Done():
+	}
+	if _, err := m.up.Exited(); err != nil {
+		return Joined{}, err
 	}
 	nodes, err := m.status(ctx)
 	if err != nil {
-		if !ended {
-			return make([]netip.Addr, m.nodes), nil // the lab is still being built
-		}
-		return nil, err
+		return Joined{}, err
 	}
-	if err := m.notice(nodes); err != nil {
-		return nil, err
-	}
-	addresses := make([]netip.Addr, m.nodes)
+	joined := Joined{Addresses: make([]netip.Addr, m.nodes)}
 	for i := range min(len(nodes), m.nodes) {
 		if nodes[i].Role != "" {
-			addresses[i] = nodes[i].Address
+			joined.Addresses[i] = nodes[i].Address
 		}
 	}
-	return addresses, nil
-}
-
-// Started implements Peer.
-func (m *Muster) Started() (time.Time, error) {
-	if m.began.IsZero() {
-		return time.Time{}, errors.New("muster: no agent was seen yet")
+	if !complete(joined.Addresses) {
+		return Joined{}, fmt.Errorf("muster: the lab says that every node has its role, and the nodes do not: %s", missing(joined.Addresses))
 	}
-	return m.began, nil
+	timeline, err := os.ReadFile(filepath.Join(m.lab(), "timeline.json"))
+	if err != nil {
+		return Joined{}, fmt.Errorf("muster: read when every node was joined: %w", err)
+	}
+	if joined.Took, err = parseTimeline(timeline); err != nil {
+		return Joined{}, fmt.Errorf("muster: read when every node was joined: %w", err)
+	}
+	return joined, nil
 }
 
 // Command implements Peer.
@@ -106,7 +105,10 @@ func (m *Muster) Process(ctx context.Context, node int) (int, error) {
 	if len(nodes) < node {
 		return 0, fmt.Errorf("muster: lab status knows %d nodes, not node %d", len(nodes), node)
 	}
-	return agentOf(nodes[node-1].PID)
+	if nodes[node-1].Agent <= 0 {
+		return 0, fmt.Errorf("muster: agent of node %d: %w", node, ErrNoProcess)
+	}
+	return nodes[node-1].Agent, nil
 }
 
 // Goroutines implements Goroutines, from the metrics on the agent's status socket.
@@ -132,7 +134,7 @@ func (m *Muster) Stop() error {
 	if err := Down(m.bin, m.dir); err != nil {
 		return errors.Join(stopped, err)
 	}
-	m.up, m.began = nil, time.Time{}
+	m.up = nil
 	return stopped
 }
 
@@ -151,39 +153,12 @@ func Down(bin, dir string) error {
 
 func (m *Muster) lab() string { return filepath.Join(m.dir, "lab") }
 
-// notice keeps when the first agent was started, as soon as all agents are seen. The kernel knows it, so it does not
-// matter how late we look.
-func (m *Muster) notice(nodes []labNode) error {
-	if !m.began.IsZero() || len(nodes) < m.nodes {
-		return nil
-	}
-	var first time.Time
-	for _, node := range nodes {
-		agent, err := agentOf(node.PID)
-		if errors.Is(err, ErrNoProcess) {
-			return nil // not started yet: looked for again at the next call
-		}
-		if err != nil {
-			return err
-		}
-		started, err := procfs.StartTime(agent)
-		if err != nil {
-			return err
-		}
-		if first.IsZero() || started.Before(first) {
-			first = started
-		}
-	}
-	m.began = first
-	return nil
-}
-
 // labNode is what the benchmarks need of one entry of `muster lab status -o json`.
 type labNode struct {
-	Number  int // in the lab: 1 for n1
+	Number  int // 1 for n1
 	Role    string
 	Address netip.Addr // zero: none yet
-	PID     int
+	Agent   int        // process ID of the agent, as the host counts; 0: it does not run
 }
 
 func (m *Muster) status(ctx context.Context) ([]labNode, error) {
@@ -200,61 +175,51 @@ func (m *Muster) status(ctx context.Context) ([]labNode, error) {
 	return nodes, nil
 }
 
-// parseLabStatus reads `muster lab status -o json` and puts the nodes in the order n1, n2, … n10. Nodes that go by other
-// names keep the order in which they are listed.
+// parseLabStatus reads `muster lab status -o json` and puts the nodes in the order n1, n2, … n10.
 func parseLabStatus(printed []byte) ([]labNode, error) {
 	var entries []struct {
-		Hostname string `json:"hostname"`
-		Role     string `json:"role"`
-		Address  string `json:"address"`
-		PID      int    `json:"pid"`
+		Node    string `json:"node"`
+		Role    string `json:"role"`
+		Address string `json:"address"`
+		Agent   int    `json:"agent_pid"`
 	}
 	if err := json.Unmarshal(printed, &entries); err != nil {
 		return nil, fmt.Errorf("parse lab status: %w", err)
 	}
 	nodes := make([]labNode, len(entries))
 	for i, entry := range entries {
-		nodes[i] = labNode{Number: i + 1, Role: entry.Role, PID: entry.PID}
-		if digits, ok := strings.CutPrefix(entry.Hostname, "n"); ok {
-			if number, err := strconv.Atoi(digits); err == nil {
-				nodes[i].Number = number
-			}
+		digits, _ := strings.CutPrefix(entry.Node, "n")
+		number, err := strconv.Atoi(digits)
+		if err != nil {
+			return nil, fmt.Errorf("parse lab status: node is called %q, want n1, n2, …", entry.Node)
 		}
+		nodes[i] = labNode{Number: number, Role: entry.Role, Agent: entry.Agent}
 		if entry.Address == "" {
 			continue
 		}
 		address, _, _ := strings.Cut(entry.Address, "/")
-		parsed, err := netip.ParseAddr(address)
-		if err != nil {
-			return nil, fmt.Errorf("parse lab status: address of node %d: %w", nodes[i].Number, err)
+		if nodes[i].Address, err = netip.ParseAddr(address); err != nil {
+			return nil, fmt.Errorf("parse lab status: address of %s: %w", entry.Node, err)
 		}
-		nodes[i].Address = parsed
 	}
-	slices.SortStableFunc(nodes, func(a, b labNode) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortFunc(nodes, func(a, b labNode) int { return cmp.Compare(a.Number, b.Number) })
 	return nodes, nil
 }
 
-// agentOf finds the agent among a node's processes: the lab's process ID may be that of the node's first process, of
-// which the agent is a child. ErrNoProcess if there is no agent.
-func agentOf(pid int) (int, error) {
-	if pid <= 0 {
-		return 0, ErrNoProcess
+// parseTimeline reads the lab's timeline.json: how long the slowest node took to have role and address.
+func parseTimeline(content []byte) (time.Duration, error) {
+	var timeline struct {
+		Site struct {
+			Roles float64 `json:"roles"` // seconds since the first agent was started
+		} `json:"site"`
 	}
-	family, err := procfs.Family(pid)
-	if err != nil {
-		return 0, err
+	if err := json.Unmarshal(content, &timeline); err != nil {
+		return 0, fmt.Errorf("parse timeline: %w", err)
 	}
-	for _, member := range family {
-		// A process that has ended since is none that we look for.
-		if arguments, err := procfs.Arguments(member); err == nil && isAgent(arguments) {
-			return member, nil
-		}
+	if timeline.Site.Roles <= 0 {
+		return 0, errors.New("parse timeline: it does not say when every node had its role")
 	}
-	return 0, fmt.Errorf("agent of node with process %d: %w", pid, ErrNoProcess)
-}
-
-func isAgent(arguments []string) bool {
-	return slices.Contains(arguments[1:], "agent") && !slices.Contains(arguments, "lab")
+	return time.Duration(timeline.Site.Roles * float64(time.Second)), nil
 }
 
 // musterConfig is one configuration for all nodes. Three nodes and more form a site with three masters, which is the

@@ -56,13 +56,8 @@ func (n *Nebula) Start(ctx context.Context, nodes int) error {
 	return nil
 }
 
-// Addresses implements Peer.
-func (n *Nebula) Addresses(context.Context) ([]netip.Addr, error) {
-	if err := n.alive(); err != nil {
-		return nil, err
-	}
-	return n.owned(nebulaRange)
-}
+// Join implements Peer.
+func (n *Nebula) Join(ctx context.Context) (Joined, error) { return n.join(ctx, nebulaRange) }
 
 func (n *Nebula) config(node int) string {
 	var hosts []string

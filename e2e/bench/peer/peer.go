@@ -20,12 +20,9 @@ type Peer interface {
 	// must still be called.
 	Start(ctx context.Context, nodes int) error
 
-	// Addresses returns each node's address on the mesh; the zero Addr for a node that has none yet (for Muster: that
-	// lacks an address or a role). An error says that waiting longer is useless.
-	Addresses(ctx context.Context) ([]netip.Addr, error)
-
-	// Started returns when the first of the nodes was started.
-	Started() (time.Time, error)
+	// Join waits until every node has its place on the mesh: an address, no two the same, and for Muster a role too. An
+	// error says why there is no point in waiting longer, or that ctx has ended.
+	Join(ctx context.Context) (Joined, error)
 
 	// Command prepares a command that runs on a node.
 	Command(ctx context.Context, node int, argv ...string) *exec.Cmd
@@ -46,26 +43,31 @@ type Goroutines interface {
 // ErrNoProcess says that a peer is done by the kernel alone.
 var ErrNoProcess = errors.New("no process")
 
+// Joined is a site whose nodes all have their place.
+type Joined struct {
+	Addresses []netip.Addr  // of n1, n2, … on the mesh
+	Took      time.Duration // since the first of them was started
+}
+
 // Interval is how often a peer is asked whether its nodes are joined: the resolution of the figures of convergence.
 const Interval = 100 * time.Millisecond
 
-// Await asks every Interval until every node has an address and no two have the same. It returns the addresses and the
-// moment they were seen. When ctx ends first the error names the nodes without one.
-func Await(ctx context.Context, p Peer) (time.Time, []netip.Addr, error) {
-	var last []netip.Addr
-	var seen time.Time
+// await asks every Interval until every node has an address and no two have the same. When ctx ends first, the error names
+// the nodes without one.
+func await(ctx context.Context, began time.Time, ask func() ([]netip.Addr, error)) (Joined, error) {
+	var joined Joined
 	err := until(ctx, Interval, func() (bool, error) {
-		addresses, err := p.Addresses(ctx)
+		addresses, err := ask()
 		if err != nil {
 			return false, err
 		}
-		last, seen = addresses, time.Now()
+		joined = Joined{Addresses: addresses, Took: time.Since(began)}
 		return complete(addresses), nil
 	})
 	if err != nil {
-		return time.Time{}, nil, fmt.Errorf("%s: wait until every node is joined: %w (%s)", p.Name(), err, missing(last))
+		return Joined{}, fmt.Errorf("wait until every node is joined: %w (%s)", err, missing(joined.Addresses))
 	}
-	return seen, last, nil
+	return joined, nil
 }
 
 func complete(addresses []netip.Addr) bool {

@@ -61,23 +61,36 @@ func (s *site) run(node int, env []string, argv ...string) error {
 func (s *site) alive() error {
 	for i, process := range s.processes {
 		if gone, err := process.Exited(); gone {
-			return errors.Join(fmt.Errorf("%s: process of node %d has ended", s.name, i+1), err)
+			return errors.Join(fmt.Errorf("process of node %d has ended", i+1), err)
 		}
 	}
 	return nil
 }
 
-// owned returns the address that each node has out of a prefix.
+// join waits until every node's kernel has an address out of prefix.
+func (s *site) join(ctx context.Context, prefix netip.Prefix) (Joined, error) {
+	joined, err := await(ctx, s.began, func() ([]netip.Addr, error) {
+		if err := s.alive(); err != nil {
+			return nil, err
+		}
+		return s.owned(prefix)
+	})
+	if err != nil {
+		return Joined{}, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return joined, nil
+}
+
 func (s *site) owned(prefix netip.Prefix) ([]netip.Addr, error) {
 	addresses := make([]netip.Addr, s.lan.Nodes())
 	for i := range addresses {
 		content, err := s.lan.Node(i + 1).Read("fib_trie")
 		if err != nil {
-			return nil, fmt.Errorf("%s: read addresses of node %d: %w", s.name, i+1, err)
+			return nil, fmt.Errorf("read addresses of node %d: %w", i+1, err)
 		}
 		local, err := procfs.ParseLocalAddresses(content)
 		if err != nil {
-			return nil, fmt.Errorf("%s: read addresses of node %d: %w", s.name, i+1, err)
+			return nil, fmt.Errorf("read addresses of node %d: %w", i+1, err)
 		}
 		for _, address := range local {
 			if prefix.Contains(address) {
@@ -90,9 +103,6 @@ func (s *site) owned(prefix netip.Prefix) ([]netip.Addr, error) {
 
 // Name implements Peer.
 func (s *site) Name() string { return s.name }
-
-// Started implements Peer.
-func (s *site) Started() (time.Time, error) { return s.began, nil }
 
 // Command implements Peer.
 func (s *site) Command(ctx context.Context, node int, argv ...string) *exec.Cmd {

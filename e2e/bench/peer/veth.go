@@ -1,9 +1,6 @@
 package peer
 
-import (
-	"context"
-	"net/netip"
-)
+import "context"
 
 // Veth is no VPN at all: what the bare link carries, which nothing on top can exceed.
 type Veth struct{ site }
@@ -14,11 +11,11 @@ func NewVeth(dir string) *Veth { return &Veth{site{name: "veth", dir: dir}} }
 // Start implements Peer.
 func (v *Veth) Start(ctx context.Context, nodes int) error { return v.open(ctx, nodes) }
 
-// Addresses implements Peer.
-func (v *Veth) Addresses(context.Context) ([]netip.Addr, error) {
-	var addresses []netip.Addr
+// Join implements Peer: the bare link is there as soon as it is built.
+func (v *Veth) Join(context.Context) (Joined, error) {
+	var joined Joined
 	for i := 1; i <= v.lan.Nodes(); i++ {
-		addresses = append(addresses, v.lan.Node(i).Address())
+		joined.Addresses = append(joined.Addresses, v.lan.Node(i).Address())
 	}
-	return addresses, nil
+	return joined, nil
 }

@@ -58,14 +58,8 @@ func (w *WireGuard) Start(ctx context.Context, nodes int) error {
 	return nil
 }
 
-// Addresses implements Peer.
-func (w *WireGuard) Addresses(context.Context) ([]netip.Addr, error) {
-	var addresses []netip.Addr
-	for i := 1; i <= w.lan.Nodes(); i++ {
-		addresses = append(addresses, numbered(wireguardRange, i))
-	}
-	return addresses, w.alive()
-}
+// Join implements Peer.
+func (w *WireGuard) Join(ctx context.Context) (Joined, error) { return w.join(ctx, wireguardRange) }
 
 // device returns the name of a node's device. It carries the driver's process ID because the control sockets in
 // /var/run/wireguard are named for the device and shared by all namespaces of the host. The kernel allows 15 bytes.

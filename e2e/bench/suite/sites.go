@@ -17,12 +17,13 @@ import (
 func (s *session) sites(ctx context.Context) []section {
 	took := map[string]map[int]report.Measured[time.Duration]{}
 	quiet := map[string]report.Measured[idle.Result]{}
-	for name, sizes := range map[string][]int{"edgevpn": s.EdgeVPNNodes, "muster": s.Nodes} {
+	wanted := map[string][]int{"edgevpn": s.EdgeVPNNodes, "muster": s.Nodes}
+	for _, name := range Contestants {
 		took[name] = map[int]report.Measured[time.Duration]{}
-		if !s.contests(name) {
+		if wanted[name] == nil || !s.contests(name) {
 			continue
 		}
-		for _, nodes := range s.sizes(sizes) {
+		for _, nodes := range s.sizes(wanted[name]) {
 			if ctx.Err() != nil {
 				break
 			}
@@ -64,12 +65,12 @@ func (s *session) site(ctx context.Context, name string, nodes int) (formed repo
 		}
 	}()
 	s.progress("%s: %d nodes start at once", name, nodes)
-	result, err := convergence.Measure(ctx, p, nodes)
-	formed = report.Measured[time.Duration]{Value: result.Took, Err: err, Asked: true}
+	took, err := convergence.Measure(ctx, p, nodes)
+	formed = report.Measured[time.Duration]{Value: took, Err: err, Asked: true}
 	if err != nil {
 		s.failed(err)
 	} else {
-		s.progress("%s: %d nodes joined after %.1f s", name, nodes, result.Took.Seconds())
+		s.progress("%s: %d nodes joined after %.1f s", name, nodes, took.Seconds())
 	}
 	if !s.measures("idle") || nodes != s.IdleNodes {
 		return formed, rested

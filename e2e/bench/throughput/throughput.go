@@ -78,11 +78,11 @@ func Measure(ctx context.Context, p peer.Peer, options Options, progress func(fo
 func reach(ctx context.Context, p peer.Peer) (netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, joining)
 	defer cancel()
-	_, addresses, err := peer.Await(ctx, p)
+	joined, err := p.Join(ctx)
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	target := addresses[1]
+	target := joined.Addresses[1]
 	for {
 		_, err := run(p.Command(ctx, 1, "ping", "-q", "-c", "1", "-W", "1", target.String()))
 		if err == nil {

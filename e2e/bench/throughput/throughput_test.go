@@ -114,11 +114,10 @@ type stage struct {
 
 func (*stage) Name() string                              { return "stage" }
 func (*stage) Start(context.Context, int) error          { return nil }
-func (*stage) Started() (time.Time, error)               { return time.Time{}, nil }
 func (*stage) Process(context.Context, int) (int, error) { return 0, peer.ErrNoProcess }
 func (s *stage) Stop() error                             { s.stopped = true; return nil }
-func (s *stage) Addresses(context.Context) ([]netip.Addr, error) {
-	return []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")}, nil
+func (s *stage) Join(context.Context) (peer.Joined, error) {
+	return peer.Joined{Addresses: []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")}}, nil
 }
 
 func (s *stage) Command(ctx context.Context, node int, argv ...string) *exec.Cmd {
