@@ -1,0 +1,441 @@
+package ledger
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/muster-edge/muster/p2p"
+)
+
+// Host is the part of *p2p.Host that a ledger uses.
+type Host interface {
+	ID() peer.ID
+	Handle(proto protocol.ID, need p2p.Access, fn func(s network.Stream))
+	Unhandle(proto protocol.ID)
+	Open(ctx context.Context, to peer.ID, proto protocol.ID) (network.Stream, error)
+	Peers() []p2p.Peer
+}
+
+// Site names a ledger: the site that it belongs to, and how often it has been
+// recovered. A lower generation never votes or decides again (history S7).
+type Site struct {
+	ID         string `json:"id"`
+	Generation uint64 `json:"generation"`
+}
+
+func (s Site) String() string { return fmt.Sprintf("site %q generation %d", s.ID, s.Generation) }
+
+// Config is what a ledger is made of. Dir, Identity and Host are required.
+type Config struct {
+	// Dir holds everything of the ledger, Raft's votes included. It is wiped
+	// together with the identity or not at all.
+	Dir      string
+	Identity *p2p.Identity
+	Host     Host
+	Log      *slog.Logger // nil: slog.Default
+	Timing   Timing       // zero: SiteTiming
+
+	// CheckPolicy refuses a policy record in a plain sentence; nil takes any
+	// JSON object.
+	CheckPolicy func(policy json.RawMessage) error
+
+	// Admit decides about a newcomer whose request is well formed and signed,
+	// on the coordinator. It returns the Member record's EnrolmentEpoch. An
+	// error is the reason that the newcomer hears. nil admits everybody who
+	// passed admission.
+	Admit func(newcomer peer.ID, r EnrolmentRequest, v View) (epoch uint64, err error)
+
+	disk copyDisk // tests break it
+}
+
+// Ledger is this node's copy of what the site decided, and its part in deciding.
+// All methods may be called at the same time.
+type Ledger struct {
+	cfg     Config
+	site    Site
+	copy    *replica
+	voter   *voter // nil on a follower
+	changed p2p.Notifier
+	follow  *followClient
+	slots   chan struct{} // bounds the proposals in hand
+	enrols  *enrolLimit
+
+	ctx  context.Context // ends at Close
+	stop context.CancelFunc
+	mu   sync.Mutex // guards closed, and wg.Add against wg.Wait
+	done bool
+	wg   sync.WaitGroup
+}
+
+const (
+	metaFile    = "ledger.json"
+	metaVersion = 1
+)
+
+// meta says what the other files are. It is written before any of them.
+type meta struct {
+	Version      int           `json:"version"`
+	Site         Site          `json:"site"`
+	Self         string        `json:"self"` // peer ID: the folder is of no use to another node
+	Voter        bool          `json:"voter"`
+	Server       string        `json:"server,omitempty"` // Raft server ID
+	Founding     []raft.Server `json:"founding,omitempty"`
+	Genesis      *Genesis      `json:"genesis,omitempty"`
+	Bootstrapped bool          `json:"bootstrapped,omitempty"`
+}
+
+// Found starts the ledger of a new site on one of its founders. The masters of
+// the certificate bootstrap Raft, all with the same configuration; the others
+// follow. Idempotent: after a power cut it is called again, or Open is.
+//
+// The site exists when the ledger shows its genesis record, not before.
+func Found(cfg Config, cert Certificate) (*Ledger, error) {
+	m, err := foundingMeta(cfg, cert)
+	if err != nil {
+		return nil, fmt.Errorf("found site %q: %w", cert.Genesis.Site, err)
+	}
+	return begin(cfg, m)
+}
+
+// Join starts the ledger of an enrolled newcomer: a follower with an empty copy.
+func Join(cfg Config, site Site) (*Ledger, error) {
+	if site.ID == "" || len(site.ID) > maxSiteSize {
+		return nil, fmt.Errorf("join %v: not a site ID", site)
+	}
+	return begin(cfg, meta{Version: metaVersion, Site: site, Self: cfg.Identity.ID().String()})
+}
+
+// Open starts the ledger that is on the disk: ErrNoLedger when there is none, a
+// *CorruptError when a file is damaged. It needs no other node; what was decided
+// before can be read at once.
+func Open(cfg Config) (*Ledger, error) {
+	m, err := readMeta(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	return start(cfg, m)
+}
+
+func foundingMeta(cfg Config, cert Certificate) (meta, error) {
+	if err := cert.Verify(); err != nil {
+		return meta{}, err
+	}
+	self := cfg.Identity.ID().String()
+	if !cert.Genesis.Founder(self) {
+		return meta{}, errors.New("this node is not one of the founders")
+	}
+	m := meta{
+		Version: metaVersion,
+		Site:    Site{ID: cert.Genesis.Site},
+		Self:    self,
+		Genesis: &cert.Genesis,
+	}
+	for _, master := range cert.Genesis.Masters { // sorted, so identical everywhere
+		id, err := peer.Decode(master)
+		if err != nil {
+			return meta{}, err
+		}
+		m.Founding = append(m.Founding, raft.Server{
+			Suffrage: raft.Voter,
+			ID:       serverID(id, cert.Incarnation(master)),
+			Address:  raft.ServerAddress(master),
+		})
+	}
+	if !cert.Genesis.Master(self) {
+		return m, nil
+	}
+	incarnation, err := Incarnation(cfg.Dir)
+	if err != nil {
+		return meta{}, err
+	}
+	if promised := cert.Incarnation(self); incarnation != promised {
+		return meta{}, fmt.Errorf("the founding promise was made with storage %s, this is storage %s", promised, incarnation)
+	}
+	m.Voter = true
+	m.Server = string(serverID(cfg.Identity.ID(), incarnation))
+	return m, nil
+}
+
+// begin writes m unless the disk already says the same.
+func begin(cfg Config, m meta) (*Ledger, error) {
+	old, err := readMeta(cfg.Dir)
+	switch {
+	case errors.Is(err, ErrNoLedger):
+	case err != nil:
+		return nil, err
+	case old.Site.ID != m.Site.ID:
+		return nil, fmt.Errorf("start ledger: %s holds %v, not %v", cfg.Dir, old.Site, m.Site)
+	case old.Site.Generation > m.Site.Generation:
+		return nil, fmt.Errorf("start ledger: %s holds generation %d, newer than %d", cfg.Dir, old.Site.Generation, m.Site.Generation)
+	case old.Site.Generation < m.Site.Generation:
+		return nil, fmt.Errorf("start ledger: %s holds generation %d; wipe it before joining generation %d", cfg.Dir, old.Site.Generation, m.Site.Generation)
+	default:
+		return start(cfg, old)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("start ledger: %w", err)
+	}
+	if err := writeMeta(cfg.Dir, m); err != nil {
+		return nil, err
+	}
+	return start(cfg, m)
+}
+
+func start(cfg Config, m meta) (_ *Ledger, err error) {
+	if self := cfg.Identity.ID().String(); m.Self != self {
+		return nil, &CorruptError{File: filepath.Join(cfg.Dir, metaFile), Reason: fmt.Sprintf("it belongs to node %s, this is %s", m.Self, self)}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Timing == (Timing{}) {
+		cfg.Timing = SiteTiming()
+	}
+	if cfg.disk == nil {
+		cfg.disk = realDisk{}
+	}
+	l := &Ledger{
+		cfg:    cfg,
+		site:   m.Site,
+		slots:  make(chan struct{}, maxProposalsInHand),
+		enrols: newEnrolLimit(),
+	}
+	l.copy, err = openReplica(cfg.Dir, m.Site, cfg.disk, &l.changed)
+	if err != nil {
+		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	if m.Voter {
+		if err := l.startVoter(m); err != nil {
+			l.stop()
+			return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.copy.close())
+		}
+	}
+	l.follow = newFollowClient(l)
+	l.wg.Go(func() { l.follow.run(l.ctx) })
+	cfg.Host.Handle(ProtocolPropose, p2p.AccessMember, l.serve(l.servePropose))
+	cfg.Host.Handle(ProtocolFollow, p2p.AccessMember, l.serve(l.serveFollow))
+	cfg.Host.Handle(ProtocolEnrol, p2p.AccessAdmitted, l.serve(l.serveEnrol))
+	return l, nil
+}
+
+func (l *Ledger) startVoter(m meta) error {
+	v, err := openVoter(voterConfig{
+		dir:     l.cfg.Dir,
+		host:    l.cfg.Host,
+		site:    m.Site,
+		self:    raft.ServerID(m.Server),
+		servers: m.Founding,
+		fresh:   !m.Bootstrapped,
+		copy:    l.copy,
+		timing:  l.cfg.Timing,
+		log:     l.cfg.Log,
+		notify:  l.changed.Notify,
+		found:   func() ([]byte, error) { return l.genesisCommand(m.Genesis) },
+	})
+	if err != nil {
+		return err
+	}
+	l.voter = v
+	if m.Bootstrapped {
+		return nil
+	}
+	m.Bootstrapped = true
+	if err := writeMeta(l.cfg.Dir, m); err != nil {
+		return errors.Join(err, v.close())
+	}
+	return nil
+}
+
+// genesisCommand returns the first command of a site, nil if it is there.
+func (l *Ledger) genesisCommand(g *Genesis) ([]byte, error) {
+	if _, ok := l.copy.view().Get(KeyGenesis); ok || g == nil {
+		return nil, nil
+	}
+	value, err := json.Marshal(g)
+	if err != nil {
+		return nil, err
+	}
+	t := Txn{ID: NewTxnID()}.If(KeyGenesis, 0).Set(KeyGenesis, value)
+	return encodeCommand(command{author: l.cfg.Identity.ID(), txn: t})
+}
+
+// Site returns what this ledger belongs to.
+func (l *Ledger) Site() Site { return l.site }
+
+// Index returns the index of the last decision in the local copy.
+func (l *Ledger) Index() uint64 { return l.View().Index() }
+
+// Get returns one entry of the local copy.
+func (l *Ledger) Get(key string) (Entry, bool) { return l.View().Get(key) }
+
+// List returns the entries of the local copy with that prefix, sorted by key.
+func (l *Ledger) List(prefix string) []Entry { return l.View().List(prefix) }
+
+// View returns the local copy as it is now.
+func (l *Ledger) View() View { return l.copy.view() }
+
+// Changed is closed when the copy, the coordinator or the status changed. Take
+// it before reading.
+func (l *Ledger) Changed() <-chan struct{} { return l.changed.Changed() }
+
+// Coordinator returns the node that decides, as far as this one knows. It may
+// be gone already.
+func (l *Ledger) Coordinator() (peer.ID, bool) {
+	if l.voter != nil {
+		return l.voter.coordinator()
+	}
+	return l.follow.coordinator()
+}
+
+// IsCoordinator says whether this node decides now: it leads, has applied
+// everything committed before its term, and the genesis record is there. What
+// it plans from View is therefore planned from all decisions.
+func (l *Ledger) IsCoordinator() bool { return l.voter != nil && l.voter.inOffice() }
+
+// TransferLeadership makes another voter coordinator, before this node reboots.
+// An error when this node is not the coordinator, or nobody can take over.
+func (l *Ledger) TransferLeadership(ctx context.Context) error {
+	if !l.IsCoordinator() {
+		return errors.New("transfer leadership: this node is not the coordinator")
+	}
+	f := l.voter.raft.LeadershipTransfer()
+	done := make(chan error, 1)
+	if !l.spawn(func() { done <- f.Error() }) {
+		return ErrClosed
+	}
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("transfer leadership: %w", err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("transfer leadership: %w", ctx.Err())
+	}
+}
+
+// Close stops following and voting, and waits for everything that it started.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	if l.done {
+		l.mu.Unlock()
+		return nil
+	}
+	l.done = true
+	l.mu.Unlock()
+	for _, p := range []protocol.ID{ProtocolPropose, ProtocolFollow, ProtocolEnrol} {
+		l.cfg.Host.Unhandle(p)
+	}
+	l.stop()
+	var err error
+	if l.voter != nil {
+		err = l.voter.close()
+	}
+	l.wg.Wait()
+	return errors.Join(err, l.copy.close())
+}
+
+// spawn runs fn unless the ledger is closed. Close waits for it.
+func (l *Ledger) spawn(fn func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.done {
+		return false
+	}
+	l.wg.Go(fn)
+	return true
+}
+
+// serve makes a stream handler that ends, with its stream, when the ledger does.
+func (l *Ledger) serve(fn func(ctx context.Context, s network.Stream) error) func(network.Stream) {
+	return func(s network.Stream) {
+		finished := make(chan struct{})
+		ok := l.spawn(func() {
+			defer close(finished)
+			unblock := context.AfterFunc(l.ctx, func() { _ = s.Reset() }) // ends a blocked read
+			defer unblock()
+			if err := fn(l.ctx, s); err != nil {
+				l.cfg.Log.Debug("ledger stream ended", "protocol", s.Protocol(), "peer", s.Conn().RemotePeer(), "error", err)
+				_ = s.Reset() // the error is the news
+				return
+			}
+			_ = s.Close() // the answer is on its way; the other side reads to its end
+		})
+		if !ok {
+			_ = s.Reset() // closed
+			return
+		}
+		<-finished
+	}
+}
+
+// voters returns who can take a proposal or serve the follower stream best: the
+// Raft configuration on a voter, else what the copy says.
+func (l *Ledger) voters() []peer.ID {
+	var out []peer.ID
+	if l.voter != nil {
+		for _, s := range l.voter.servers() {
+			if p, ok := serverPeer(s.ID); ok && s.Suffrage == raft.Voter {
+				out = append(out, p)
+			}
+		}
+		return out
+	}
+	return Masters(l.View())
+}
+
+// members returns the connected nodes of this site, voters first.
+func (l *Ledger) members() []peer.ID {
+	voters := l.voters()
+	out := slices.Clone(voters)
+	for _, p := range l.cfg.Host.Peers() {
+		if p.Greeting.Site == l.site.ID && !slices.Contains(voters, p.ID) {
+			out = append(out, p.ID)
+		}
+	}
+	return slices.DeleteFunc(out, func(p peer.ID) bool { return p == l.cfg.Identity.ID() })
+}
+
+func readMeta(dir string) (meta, error) {
+	path := filepath.Join(dir, metaFile)
+	b, err := readBounded(path, 1<<20)
+	if errors.Is(err, fs.ErrNotExist) {
+		return meta{}, fmt.Errorf("open ledger in %s: %w", dir, ErrNoLedger)
+	}
+	if err != nil {
+		return meta{}, fmt.Errorf("open ledger: %w", err)
+	}
+	var m meta
+	if err := json.Unmarshal(b, &m); err != nil {
+		return meta{}, &CorruptError{File: path, Reason: err.Error()}
+	}
+	if m.Version != metaVersion {
+		return meta{}, &CorruptError{File: path, Reason: fmt.Sprintf("unknown version %d", m.Version)}
+	}
+	if m.Site.ID == "" || len(m.Site.ID) > maxSiteSize {
+		return meta{}, &CorruptError{File: path, Reason: "it names no site"}
+	}
+	return m, nil
+}
+
+func writeMeta(dir string, m meta) error {
+	b, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write ledger description: %w", err)
+	}
+	return p2p.WriteFile(filepath.Join(dir, metaFile), append(b, '\n'), 0o600)
+}
