@@ -39,6 +39,11 @@ type P2P struct {
 	Auto         Auto
 }
 
+// LogValue keeps tokens and environment out of logs.
+func (p P2P) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("network_id", p.NetworkID), slog.String("role", p.Role), slog.Int("minimum_nodes", p.MinimumNodes))
+}
+
 // VPN says whether there is a data plane and who uses it. Use is never true without Create.
 type VPN struct {
 	Create bool
@@ -78,6 +83,11 @@ type K3s struct {
 	Binary           string // absolute path
 	URL              string // http or https; SHA256 is set too
 	SHA256           string // 64 lower-case hexadecimal digits
+}
+
+// LogValue keeps arguments and environment out of logs.
+func (k K3s) LogValue() slog.Value {
+	return slog.GroupValue(slog.Bool("enabled", k.Enabled), slog.Int("args", len(k.Args)), slog.Int("env", len(k.Env)))
 }
 
 // KubeVIP is a virtual address for the API server.

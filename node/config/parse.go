@@ -135,7 +135,7 @@ type converter struct {
 	report *report
 	nodes  int
 	path   []string // of keys, fit to be shown
-	via    *Origin // the outermost alias being expanded: where the author can act on a limit
+	via    *Origin  // the outermost alias being expanded: where the author can act on a limit
 }
 
 // convert returns false when a limit was passed, which ends the file.

@@ -61,28 +61,37 @@ func (a Args) Redacted() []string {
 	hide := false // the last argument was a secret flag whose value is this one
 	for i, arg := range a {
 		var shown []string
-		for j, word := range strings.Fields(arg) {
-			flag, _, assigned := strings.Cut(word, "=")
-			switch {
-			case hide:
+		words := strings.Fields(arg)
+		for j, word := range words {
+			if hide {
 				shown, hide = append(shown, redacted), false
-			case strings.HasPrefix(flag, "-") && secretName.MatchString(flag):
-				if hide = !assigned && j == len(strings.Fields(arg))-1; hide {
-					shown = append(shown, flag)
-					continue
-				}
-				shown = append(shown, flag+"="+redacted)
-			case secretText.MatchString(word):
-				shown = append(shown, redacted)
-			default:
-				shown = append(shown, word)
-				continue
+				break
 			}
-			break
+			upTo, secret := beforeSecret(word)
+			if hide = secret && upTo == word && j == len(words)-1; secret && !hide {
+				shown = append(shown, upTo+"="+redacted)
+				break
+			}
+			shown = append(shown, upTo)
 		}
 		out[i] = strings.Join(shown, " ")
 	}
 	return out
+}
+
+// beforeSecret returns the part of a word that may be shown, and whether a secret follows it, in the word or after it.
+func beforeSecret(word string) (upTo string, secret bool) {
+	parts := strings.Split(word, "=")
+	for i, name := range parts {
+		last := i == len(parts)-1
+		if secretName.MatchString(name) && (!last || strings.HasPrefix(word, "-") && i == 0) {
+			return strings.Join(parts[:i+1], "="), true
+		}
+	}
+	if secretText.MatchString(word) {
+		return "", true
+	}
+	return word, false
 }
 
 func (a Args) String() string       { return "[" + strings.Join(a.Redacted(), " ") + "]" }

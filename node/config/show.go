@@ -29,6 +29,19 @@ func (c *Config) Settings() []Setting {
 	return settings
 }
 
+// empty reports whether the key has no value, as a text has that nobody wrote and that has no default.
+func (s Setting) empty() bool {
+	switch v := s.Value.(type) {
+	case string:
+		return v == ""
+	case []string:
+		return len(v) == 0
+	case map[string]string:
+		return len(v) == 0
+	}
+	return false
+}
+
 // shown is the field's value in c, redacted.
 func (f Field) shown(c *Config) any {
 	switch at := f.into(c).(type) {
@@ -60,11 +73,15 @@ func (f Field) shown(c *Config) any {
 	return nil
 }
 
-// Redacted prints the effective configuration as a cloud-config, each key with its origin as a comment, secrets redacted.
+// Redacted prints the effective configuration as a cloud-config, each key that has a value with its origin as a comment,
+// secrets redacted.
 // Foreign blocks may hold secrets that nobody here knows, so only their names and places are shown.
 func (c *Config) Redacted() []byte {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	for _, s := range c.Settings() {
+		if s.empty() && s.Origin.IsDefault() {
+			continue
+		}
 		at := root
 		path := strings.Split(s.Key, ".")
 		for _, name := range path[:len(path)-1] {
