@@ -10,21 +10,33 @@ import (
 // A box that lost power is back within it, and keeps its part: superseding an epoch costs the old init master a wipe.
 const FormationGrace = 60 * time.Second
 
-// initMaster returns who initialises the cluster, "" if nobody can. Once there is an epoch that is its init node, for good,
-// and before that whoever holds the role already. Else it is the first founding master by ID, so that one which is down
-// for a moment changes nothing; only one that is unusable or seen dead for FormationGrace is passed over.
+// initMaster returns who initialises the cluster, "" if nobody can. Once there is an epoch that is its init node, for good.
+// Before that it is who holds the role already, or else the first founding master by ID, so that one which is down for a
+// moment changes nothing; only one that is unusable or seen dead for FormationGrace is passed over.
 func (p *planner) initMaster() NodeID {
 	if p.state.Epoch != nil {
 		return p.state.Epoch.Init
 	}
-	for _, id := range p.masters {
-		if role := p.state.Roles[id]; role == MasterInit || role == Master {
+	founding := slices.DeleteFunc(slices.Clone(p.masters), func(id NodeID) bool { return !slices.Contains(p.state.Masters, id) })
+	if holder := p.state.initHolder(); holder != "" {
+		if !p.state.Policy.Kubernetes {
+			return holder
+		}
+		founding = slices.Insert(founding, 0, holder)
+	}
+	for _, id := range founding {
+		if p.usable(id) && p.seenDead(id) < FormationGrace {
 			return id
 		}
 	}
-	for _, id := range p.masters {
-		if slices.Contains(p.state.Masters, id) && p.usable(id) && p.seenDead(id) < FormationGrace {
-			return id
+	return ""
+}
+
+// initHolder returns the member with the role of the master that initialises, "" if there is none.
+func (s State) initHolder() NodeID {
+	for _, m := range s.live() {
+		if role := s.Roles[m.ID]; role == MasterInit || role == Master {
+			return m.ID
 		}
 	}
 	return ""
@@ -119,11 +131,11 @@ func (p *planner) planControlPlane() {
 
 // whyNotReady returns "" for a master that runs the site's cluster and is Ready.
 func (p *planner) whyNotReady(id NodeID) string {
-	h, observed := p.Health[id]
+	h, watched := p.Health[id]
 	switch {
 	case h.Conflict:
 		return "two live machines hold its key"
-	case !p.alive(id) && observed:
+	case !p.alive(id) && watched:
 		return fmt.Sprintf("it has been dead for %s", seconds(p.seenDead(id)))
 	case !p.alive(id):
 		return "nothing was heard of it yet"

@@ -133,7 +133,7 @@ func chooseMasters(policy Policy, eligible []Candidate) ([]Candidate, string) {
 		switch {
 		case c.StaticRole == Master:
 			masters = append(masters, c)
-		case c.StaticRole != Worker && policy.Auto:
+		case c.StaticRole == None && policy.Auto:
 			others = append(others, c)
 		}
 	}

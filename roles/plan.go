@@ -102,7 +102,8 @@ func (p *planner) planAddress(m Member) bool {
 			lan, p.state.Policy.Range)
 		return false
 	}
-	if _, heard := p.Health[m.ID]; !heard && m.ID != p.Self && !slices.Contains(p.masters, m.ID) {
+	// The masters' networks were checked at genesis.
+	if h, watched := p.Health[m.ID]; (!watched || h.Unheard) && m.ID != p.Self && !slices.Contains(p.masters, m.ID) {
 		p.wait(m.ID, "nothing was heard of it yet, so its networks are not known")
 		return false
 	}
@@ -162,9 +163,12 @@ func (p *planner) openPlace() bool {
 }
 
 // planRoles takes master/clusterinit from an old holder before it gives it to a new one, so that no prefix of the plan has
-// two.
+// two. The role follows the epoch: without one it stays where it is.
 func (p *planner) planRoles() {
 	init := p.initMaster()
+	if holder := p.state.initHolder(); p.state.Epoch == nil && holder != "" {
+		init = holder
+	}
 	for _, m := range p.members {
 		if m.ID != init && p.state.Roles[m.ID] == MasterInit {
 			p.decide(AssignRole{ID: m.ID, From: MasterInit, Role: MasterHA, Reason: "another master initialises the cluster"})

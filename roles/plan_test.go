@@ -44,6 +44,10 @@ func TestEveryRefusalHasItsReason(t *testing.T) {
 		"never heard": {
 			func(in *Input) { delete(in.Health, "n") }, "n", "nothing was heard of it yet, so its networks are not known",
 		},
+		"facts not come yet": {
+			func(in *Input) { in.Health["n"] = Health{Alive: true, Unheard: true} }, "n",
+			"nothing was heard of it yet, so its networks are not known",
+		},
 		"key held twice": {
 			func(in *Input) { in.Health["n"] = Health{Alive: true, Conflict: true} }, "n",
 			"two live machines hold its key: end one of them, or give one a new identity",
@@ -91,6 +95,17 @@ func TestEveryRefusalHasItsReason(t *testing.T) {
 				in.Health["b"] = Health{Alive: true, K8sReady: true, CAHash: "badbad"}
 			}, "b",
 			"it runs a Kubernetes cluster with another CA than the site's: reset the node; the control plane is forming, 0 of 3 masters are Ready",
+		},
+		"a master never heard": {
+			func(in *Input) { in.State.Epoch.CAHash = "c0ffee"; delete(in.Health, "b") }, "b",
+			"nothing was heard of it yet; the control plane is forming, 0 of 3 masters are Ready",
+		},
+		"a master's key held twice": {
+			func(in *Input) {
+				in.State.Epoch.CAHash = "c0ffee"
+				in.Health["b"] = Health{Alive: true, Conflict: true}
+			}, "b",
+			"two live machines hold its key; the control plane is forming, 0 of 3 masters are Ready",
 		},
 		"everybody who could take over is dead": {
 			func(in *Input) {

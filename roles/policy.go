@@ -22,6 +22,9 @@ const (
 	DefaultReplaceAfter = 15 * time.Minute
 )
 
+// ErrFixedPolicy is wrapped by the errors of [Policy.CheckChange] about what a running site is built on.
+var ErrFixedPolicy = errors.New("cannot change in a running site")
+
 // Policy is what a site is meant to look like. It is a decision: taken from the genesis record and changed on purpose, so
 // that it does not flip when the coordinator changes. Policies are compared with [Policy.Drift], not with ==.
 type Policy struct {
@@ -115,7 +118,7 @@ func (p Policy) CheckChange(next Policy) error {
 	var problems []error
 	keep := func(same bool, key, why string) {
 		if !same {
-			problems = append(problems, fmt.Errorf("%s cannot change in a running site: %s", key, why))
+			problems = append(problems, fmt.Errorf("%s %w: %s", key, ErrFixedPolicy, why))
 		}
 	}
 	keep(p.HA == next.HA, "ha.enable", "the datastore of one master cannot be joined by others")

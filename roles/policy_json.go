@@ -30,7 +30,7 @@ func (p Policy) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON decodes into p. Fields that are absent keep their value, unknown ones are ignored: during an upgrade a site
-// runs two versions. Who changes a policy edits the record, not a decoded copy, or the newer version's fields are lost.
+// runs two versions. A policy is changed with ChangePolicy, because a decoded copy has lost the newer version's fields.
 func (p *Policy) UnmarshalJSON(data []byte) error {
 	wire := policyJSON{policyFields: policyFields(*p), ReplaceAfter: p.ReplaceAfter.String()}
 	if err := json.Unmarshal(data, &wire); err != nil {
@@ -62,4 +62,40 @@ func ParsePolicy(data []byte) (Policy, error) {
 		return Policy{}, fmt.Errorf("%w: %w", ErrBadPolicy, err)
 	}
 	return p, nil
+}
+
+// ChangePolicy returns the record of a running site's policy after changes, an object of the fields to set. Fields of the
+// record that this version does not know survive, such fields in changes are refused. Errors are ErrBadPolicy, or
+// ErrFixedPolicy for what cannot change any more.
+func ChangePolicy(record, changes []byte) (json.RawMessage, error) {
+	current, err := ParsePolicy(record)
+	if err != nil {
+		return nil, fmt.Errorf("the present policy: %w", err)
+	}
+	if len(changes) > MaxPolicySize {
+		return nil, fmt.Errorf("%w: changes of %d bytes, at most %d", ErrBadPolicy, len(changes), MaxPolicySize)
+	}
+	strict := json.NewDecoder(bytes.NewReader(changes))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&policyJSON{}); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBadPolicy, err)
+	}
+	merged := make(map[string]json.RawMessage)
+	for _, object := range [][]byte{record, changes} {
+		if err := json.Unmarshal(object, &merged); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrBadPolicy, err)
+		}
+	}
+	changed, err := json.Marshal(merged)
+	if err != nil {
+		return nil, fmt.Errorf("encode the policy: %w", err)
+	}
+	next, err := ParsePolicy(changed)
+	if err != nil {
+		return nil, err
+	}
+	if err := current.CheckChange(next); err != nil {
+		return nil, err
+	}
+	return changed, nil
 }

@@ -201,6 +201,33 @@ func TestWhatASiteIsBuiltOnCannotChange(t *testing.T) {
 	require.ErrorContains(t, change(func(p *Policy) { p.Range = netip.MustParsePrefix("10.9.0.0/16") }), "range cannot change")
 }
 
+func TestAChangedPolicyKeepsWhatThisVersionDoesNotKnow(t *testing.T) {
+	record := []byte(`{"minimum_nodes":3,"range":"10.1.0.0/16","added_in_version_9":{"x":1}}`)
+	changed, err := ChangePolicy(record, []byte(`{"replace_after":"20m"}`))
+	require.NoError(t, err)
+	require.JSONEq(t, `{"minimum_nodes":3,"range":"10.1.0.0/16","added_in_version_9":{"x":1},"replace_after":"20m"}`, string(changed))
+	policy, err := ParsePolicy(changed)
+	require.NoError(t, err)
+	require.Equal(t, 20*time.Minute, policy.ReplaceAfter)
+
+	for changes, want := range map[string]error{
+		`{"replace_afterr":"20m"}`:           ErrBadPolicy,
+		`{"replace_after":"soon"}`:           ErrBadPolicy,
+		`{"minimum_nodes":0}`:                ErrBadPolicy,
+		`{"minimum_nodes":1} trailing`:       ErrBadPolicy,
+		`null`:                               ErrBadPolicy,
+		``:                                   ErrBadPolicy,
+		strings.Repeat(" ", MaxPolicySize+1): ErrBadPolicy,
+		`{"ha":true,"master_nodes":2}`:       ErrFixedPolicy,
+		`{"range":"10.9.0.0/16"}`:            ErrFixedPolicy,
+	} {
+		_, err := ChangePolicy(record, []byte(changes))
+		require.ErrorIs(t, err, want, changes)
+	}
+	_, err = ChangePolicy([]byte(`{`), []byte(`{}`))
+	require.ErrorIs(t, err, ErrBadPolicy)
+}
+
 func TestPolicyReadsAsOneLine(t *testing.T) {
 	p := policyWith(func(p *Policy) {
 		p.HA, p.AdditionalMasters, p.Auto, p.DynamicRoles, p.Kubernetes = true, 2, false, true, false

@@ -128,10 +128,10 @@ func (s *simulation) enrol(id NodeID) {
 func (s *simulation) input() Input {
 	in := Input{State: s.state.clone(), Health: map[NodeID]Health{}, Now: s.now - s.office, Self: s.coordinator}
 	for id, m := range s.machines {
-		if !s.heard[id] {
-			continue
+		h := Health{Alive: m.up && !m.cut, Unheard: !s.heard[id]}
+		if s.heard[id] {
+			h.K8sReady, h.CAHash, h.Conflict, h.LANs = m.ready, m.caHash, m.Conflict, m.LANs
 		}
-		h := Health{Alive: m.up && !m.cut, K8sReady: m.ready, CAHash: m.caHash, Conflict: m.Conflict, LANs: m.LANs}
 		if h.Alive {
 			h.AliveFor = s.now - s.lastSeen[id]
 		} else {

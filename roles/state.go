@@ -51,6 +51,10 @@ type Health struct {
 	// EtcdDead and HoldsLease are for the replacement of masters; nothing reads them yet.
 	EtcdDead, HoldsLease bool
 
+	// Unheard says that the member's own facts have not come yet: what it says of itself, its LANs too, is not known. A
+	// member without an entry is unheard as well.
+	Unheard bool
+
 	// Conflict says that two live machines hold the member's key. Nobody plans with either.
 	Conflict bool
 
@@ -87,7 +91,7 @@ type State struct {
 // Input is all that [Next] looks at.
 type Input struct {
 	State State
-	// Health has an entry for every member whose facts are known, Self included.
+	// Health has an entry for every member that is watched, Self included.
 	Health map[NodeID]Health
 	// Now is how long Self has been in office as coordinator (or, to explain, how long it has watched the others), on its own
 	// monotonic clock. Nobody counts as dead for longer than that: an observation inherited from somebody else never
