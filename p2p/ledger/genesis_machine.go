@@ -185,7 +185,7 @@ func (m *machine) settle() {
 	if m.out.State == nil {
 		return
 	}
-	m.state.Version = 1
+	m.state.Version = foundingStateVersion
 	m.state.Attempts = nil
 	for _, site := range slices.Sorted(maps.Keys(m.attempts)) {
 		m.state.Attempts = append(m.state.Attempts, m.attempts[site].attemptState)

@@ -258,7 +258,8 @@ func TestWitnessHelpsToAbortAndNeverPromises(t *testing.T) {
 func TestOutcomeWithoutItsProofCanBeProvedAgain(t *testing.T) {
 	s := newSim(t, "ABC")
 	s.tick("A")
-	s.deliver(0, false, -1) // B promises
+	s.deliver(0, false, -1) // B promises, and nobody hears it
+	s.flight = nil
 	s.kill("B")
 	s.calm(simTicks.Abort + 4)
 	s.kill("B")
