@@ -168,11 +168,6 @@ func TestAnObservationOlderThanTheOfficeCondemnsNobody(t *testing.T) {
 	require.Equal(t, StartEpoch{N: 2, Init: "b", Supersedes: 1}, Next(in).Decisions[0])
 }
 
-// TestFormationGraceOutlastsAReboot: a box that is back ten seconds after it lost power keeps its part.
-func TestFormationGraceOutlastsAReboot(t *testing.T) {
-	require.Greater(t, FormationGrace, 30*time.Second)
-}
-
 func TestARemovedInitMasterIsSupersededAtOnce(t *testing.T) {
 	s := smallSite()
 	s.Members[0].Removed = true
@@ -181,6 +176,20 @@ func TestARemovedInitMasterIsSupersededAtOnce(t *testing.T) {
 		StartEpoch{N: 2, Init: "b", Supersedes: 1},
 		AssignRole{ID: "b", From: MasterHA, Role: MasterInit, Reason: "initialises the cluster"},
 	}, plan.Decisions)
+}
+
+func TestOnlyALiveMasterTakesOver(t *testing.T) {
+	in := Input{State: smallSite(), Health: alive("c", "w"), Self: "c", Now: time.Hour}
+	in.Health["a"], in.Health["b"] = Health{DeadFor: time.Hour}, Health{DeadFor: time.Second}
+	require.Equal(t, StartEpoch{N: 2, Init: "c", Supersedes: 1}, Next(in).Decisions[0])
+}
+
+func TestAStaticWorkerNeverInitialises(t *testing.T) {
+	s := smallSite()
+	s.Epoch, s.Roles = nil, nil
+	s.Members[0].StaticRole = Worker
+	plan := Next(Input{State: s, Health: alive("a", "b", "c", "w"), Self: "a"})
+	require.Equal(t, StartEpoch{N: 1, Init: "b"}, plan.Decisions[0])
 }
 
 func TestMayStartNamesEveryMissingDecision(t *testing.T) {

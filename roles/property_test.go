@@ -33,7 +33,9 @@ func TestPromisesHoldOverRandomHistories(t *testing.T) {
 			"hear":            h.hear,
 			"conflict":        h.conflict,
 			"remove":          h.removeOne,
+			"lose init":       h.loseInit,
 			"start":           h.start,
+			"start all":       h.startAll,
 			"commit CA":       h.commit,
 			"":                h.check,
 		})
@@ -117,6 +119,21 @@ func (h *history) pick(t *rapid.T, which func(id NodeID, m *machine) bool) NodeI
 
 func (h *history) kill(t *rapid.T) {
 	h.setUp(h.pick(t, func(_ NodeID, m *machine) bool { return m.up }), false)
+}
+
+// loseInit takes the init master away for longer than the grace, under the eyes of another coordinator.
+func (h *history) loseInit(t *rapid.T) {
+	if h.state.Epoch == nil {
+		t.Skip("nobody initialises")
+	}
+	init := h.state.Epoch.Init
+	if rapid.Bool().Draw(t, "killed") {
+		h.setUp(init, false)
+	} else {
+		h.cutOff(init)
+	}
+	h.newCoordinator(t)
+	h.now += FormationGrace
 }
 
 func (h *history) boot(t *rapid.T) {
@@ -265,8 +282,18 @@ func (h *history) startKubernetes(t require.TestingT, id NodeID) {
 	m.dataEpoch, m.ready = epoch.N, true
 }
 
-func (h *history) commit(t *rapid.T) {
-	h.commitOwn(h.pick(t, func(id NodeID, m *machine) bool { return h.inService(id) && m.dataEpoch > 0 }))
+func (h *history) startAll(t *rapid.T) {
+	for _, id := range h.upIDs() {
+		h.startKubernetes(t, id)
+	}
+}
+
+func (h *history) commit(*rapid.T) {
+	for _, id := range h.ids() {
+		if h.inService(id) {
+			h.commitOwn(id)
+		}
+	}
 }
 
 // commitOwn may be refused: then the node wipes when it starts the next time.
