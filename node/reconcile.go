@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ func (l *loop) start(ctx context.Context, group *sync.WaitGroup, r reconciler) {
 	l.order = append(l.order, r.name)
 	l.mu.Unlock()
 	group.Go(func() {
+		defer l.forget(r.name)
 		retry := retryFirst
 		for {
 			changed := l.changed.Changed()
@@ -73,6 +75,15 @@ func (l *loop) record(name string, waiting []string, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting[name], l.errors[name] = waiting, err
+}
+
+// forget drops what a reconciler that has ended waited for.
+func (l *loop) forget(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.order = slices.DeleteFunc(l.order, func(n string) bool { return n == name })
+	delete(l.waiting, name)
+	delete(l.errors, name)
 }
 
 // sentences returns what all reconcilers wait for, in the order in which they

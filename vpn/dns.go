@@ -34,6 +34,17 @@ func HostZone(networkID string, hosts map[string]netip.Addr) Zone {
 	return z
 }
 
+// lookup finds a name, or the wildcard of its parent ("*.apps.example"; one
+// label, RFC 4592's usual case).
+func (z Zone) lookup(name string) ([]netip.Addr, bool) {
+	if addresses, ok := z[name]; ok {
+		return addresses, true
+	}
+	_, parent, _ := strings.Cut(name, ".")
+	addresses, ok := z["*."+parent]
+	return addresses, ok
+}
+
 // answerTTL is short because an address record may be changed by an operator at
 // any time and everybody who asks is near, in seconds.
 const answerTTL = 10
@@ -145,7 +156,7 @@ func (d *DNS) answer(q *dns.Msg) *dns.Msg {
 	question := q.Question[0]
 	name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
 	d.mu.RLock()
-	addresses, ours := d.zone[name]
+	addresses, ours := d.zone.lookup(name)
 	d.mu.RUnlock()
 	if !ours {
 		if name == Suffix || strings.HasSuffix(name, "."+Suffix) {

@@ -162,7 +162,8 @@ func (v *VPN) Peers() ([]PeerStatus, error) {
 		}
 		s := PeerStatus{ID: known.ID, Address: known.Address, LastHandshake: p.LastHandshakeTime, ReceivedBytes: p.ReceiveBytes, SentBytes: p.TransmitBytes}
 		if p.Endpoint != nil {
-			s.Endpoint = p.Endpoint.AddrPort()
+			at := p.Endpoint.AddrPort()
+			s.Endpoint = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 		}
 		all = append(all, s)
 	}
@@ -193,9 +194,14 @@ func (v *VPN) Probe(ctx context.Context) (waiting int, err error) {
 		}
 		waiting++
 		if endpoint, moved := walk.next(); moved {
-			c.Peers = append(c.Peers, wgtypes.PeerConfig{
-				PublicKey: p.PublicKey, UpdateOnly: true, Endpoint: net.UDPAddrFromAddrPort(endpoint),
-			})
+			// Made anew, since WireGuard begins a handshake with a peer at most
+			// every five seconds (RekeyTimeout), wherever that peer is now.
+			c.Peers = append(c.Peers,
+				wgtypes.PeerConfig{PublicKey: p.PublicKey, Remove: true},
+				wgtypes.PeerConfig{
+					PublicKey: p.PublicKey, Endpoint: net.UDPAddrFromAddrPort(endpoint),
+					ReplaceAllowedIPs: true, AllowedIPs: []net.IPNet{hostRoute(p.Address)},
+				})
 		}
 	}
 	if len(c.Peers) > 0 {

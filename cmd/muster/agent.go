@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muster-edge/muster/node"
+	"github.com/muster-edge/muster/node/config"
+)
+
+func newAgentCommand() *cobra.Command {
+	var files []string
+	var opts node.Options
+	var format string
+	c := &cobra.Command{
+		Use: "agent", Args: cobra.NoArgs,
+		Short: "Run this machine's agent",
+		Long: `Run this machine's agent: it reads the cloud-config from /oem,
+/usr/local/cloud-config, /etc/muster and the kernel command line, finds or founds
+the site, and keeps this machine what the site decided. It runs in the
+foreground; systemd or OpenRC start it at boot. SIGTERM ends the agent and leaves
+Kubernetes running.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, warnings, err := config.Load(c.Context(), sources(files))
+			if err != nil {
+				return invalid(err)
+			}
+			log, err := logger(format, cfg.P2P.LogLevel)
+			if err != nil {
+				return err
+			}
+			for _, w := range warnings {
+				log.Warn("configuration", "warning", w.String())
+				opts.Warnings = append(opts.Warnings, w.String())
+			}
+			opts.Config, opts.Log = cfg, log
+			opts.RunDir, err = c.Flags().GetString("run-dir")
+			if err != nil {
+				return err
+			}
+			agent, err := node.New(opts)
+			if err != nil {
+				return fmt.Errorf("start agent: %w", err)
+			}
+			return agent.Run(c.Context())
+		},
+	}
+	c.Flags().StringArrayVar(&files, "config", nil, "read this file in place of the machine's own; may be repeated")
+	c.Flags().StringVar(&opts.StateDir, "state-dir", node.DefaultStateDir, "where identity, facts and decisions are kept")
+	c.Flags().IntVar(&opts.Port, "port", node.DefaultPort, "UDP and TCP port of the mesh's control plane")
+	c.Flags().StringVar(&format, "log-format", "text", "text or json")
+	return c
+}
+
+func logger(format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		l = slog.LevelInfo
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	}
+	return nil, usage(fmt.Errorf("--log-format %s: use text or json", format))
+}

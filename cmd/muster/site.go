@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/muster-edge/muster/node"
+	"github.com/muster-edge/muster/roles"
+)
+
+func newPolicyCommand() *cobra.Command {
+	parent := &cobra.Command{
+		Use:   "policy",
+		Short: "Show or change what the site is meant to be",
+		Long: `The policy of a site is a decision: it is taken from the configuration that the
+site was founded with, and from then on changed here and nowhere else.`,
+	}
+	showPolicy := show(&cobra.Command{Use: "show", Args: cobra.NoArgs, Short: "Show the site's policy"},
+		func(ctx context.Context, c *node.Client, _ []string) (roles.Policy, error) { return c.Policy(ctx) }, node.WritePolicy)
+	set := &cobra.Command{
+		Use: "set KEY=VALUE…", Args: cobra.MinimumNArgs(1),
+		Short:   "Change fields of the policy (masters only)",
+		Example: "  muster policy set replace_after=30m dynamic_roles=true",
+		RunE: func(c *cobra.Command, args []string) error {
+			fields := map[string]any{}
+			for _, a := range args {
+				key, value, ok := strings.Cut(a, "=")
+				if !ok {
+					return usage(fmt.Errorf("%q is not KEY=VALUE", a))
+				}
+				var v any
+				if json.Unmarshal([]byte(value), &v) != nil {
+					v = value
+				}
+				fields[key] = v
+			}
+			policy, err := client(c).SetPolicy(c.Context(), fields)
+			if err != nil {
+				return err
+			}
+			return node.WritePolicy(c.OutOrStdout(), policy)
+		},
+	}
+	parent.AddCommand(showPolicy, set)
+	return parent
+}
+
+func newDNSCommand() *cobra.Command {
+	parent := &cobra.Command{
+		Use:   "dns",
+		Short: "Set, remove and list names that every node of the site resolves",
+		Long: `Every node answers DNS on its mesh address: the nodes' own names, and the records
+set here. With p2p.dns: true a node also uses it as its own resolver.`,
+	}
+	set := &cobra.Command{
+		Use: "set NAME ADDRESS…", Args: cobra.MinimumNArgs(2),
+		Short:   "Set a record for the whole site (masters only)",
+		Example: "  muster dns set registry.example 10.1.0.7",
+		RunE: func(c *cobra.Command, args []string) error {
+			return client(c).SetDNS(c.Context(), args[0], args[1:])
+		},
+	}
+	remove := &cobra.Command{
+		Use: "rm NAME", Args: cobra.ExactArgs(1), Short: "Remove a record (masters only)",
+		RunE: func(c *cobra.Command, args []string) error { return client(c).RemoveDNS(c.Context(), args[0]) },
+	}
+	list := show(&cobra.Command{Use: "list", Args: cobra.NoArgs, Short: "List the records that were set"},
+		func(ctx context.Context, c *node.Client, _ []string) ([]node.DNSRow, error) { return c.DNS(ctx) }, node.WriteDNS)
+	parent.AddCommand(set, remove, list)
+	return parent
+}

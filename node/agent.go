@@ -1,0 +1,430 @@
+// Package node is the agent: it reads the node's configuration, finds or founds
+// the site, and keeps this node what the site decided it should be.
+//
+// It observes, publishes facts, follows decisions and acts. Each reconciler
+// owns one thing and can say what it waits for; the agent itself only wires
+// them together and knows no more than the order in which they may begin.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/sys/unix"
+
+	"github.com/muster-edge/muster/node/config"
+	"github.com/muster-edge/muster/node/k3s"
+	"github.com/muster-edge/muster/p2p"
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/vpn"
+)
+
+// Version is set by the linker.
+var Version = "dev"
+
+// FeatureLevel is the highest level of records and wire formats that this
+// version knows.
+const FeatureLevel = 1
+
+// Places on a node.
+const (
+	// DefaultStateDir holds everything that makes a node itself, and is wiped as
+	// one.
+	DefaultStateDir = "/usr/local/.muster"
+	// DefaultRunDir ends with the boot.
+	DefaultRunDir = "/run/muster"
+	// DefaultPort is the one port, UDP and TCP, that the mesh's control plane
+	// listens on.
+	DefaultPort = 4847
+)
+
+// Options are what main gives the agent.
+type Options struct {
+	Config *config.Config
+	// Warnings of reading the configuration, for status.
+	Warnings []string
+	StateDir string
+	RunDir   string
+	Port     int
+	Log      *slog.Logger
+}
+
+// Agent is one node.
+type Agent struct {
+	opts     Options
+	log      *slog.Logger
+	started  time.Time
+	identity *p2p.Identity
+	network  p2p.Network
+	host     *p2p.Host
+	facts    *p2p.Facts
+	events   *eventLog
+	distro   k3s.Distro
+	wgKey    wireGuardKey
+	dns      *vpn.DNS
+	changed  p2p.Notifier
+	loop     *loop
+
+	// forwarders bring the changes of every source together in changed.
+	forwarders sync.WaitGroup
+
+	mu       sync.Mutex
+	hostname string
+	phases   *phases
+	own      Facts
+	// standing is how admission sees peers; it follows ledger and founding.
+	ledger     *ledger.Ledger
+	member     *member
+	membership *p2p.Membership
+	founding   *ledger.Founding
+	mesh       *mesh
+}
+
+// New reads or makes the node's identity and opens its state. It touches nothing
+// outside of the state and run directories, and nothing at all when the
+// configuration has no token.
+func New(opts Options) (*Agent, error) {
+	if opts.StateDir == "" {
+		opts.StateDir = DefaultStateDir
+	}
+	if opts.RunDir == "" {
+		opts.RunDir = DefaultRunDir
+	}
+	if opts.Port == 0 {
+		opts.Port = DefaultPort
+	}
+	if opts.Log == nil {
+		opts.Log = slog.New(slog.DiscardHandler)
+	}
+	token, err := p2p.ParseToken(opts.Config.P2P.NetworkToken.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("p2p.network_token: %w", err)
+	}
+	a := &Agent{opts: opts, log: opts.Log, started: time.Now(), network: token.Network(opts.Config.P2P.NetworkID)}
+	hardware, err := p2p.ReadHardware()
+	if err != nil {
+		return nil, fmt.Errorf("read hardware: %w", err)
+	}
+	identity, outcome, err := p2p.OpenIdentity(opts.StateDir, hardware)
+	if err != nil {
+		return nil, err
+	}
+	a.identity = identity
+	a.log = opts.Log.With(LogNode, identity.ID().String())
+	a.distro = k3s.New(k3s.Options{
+		Source:      k3s.Source{Path: opts.Config.K3s.Binary, URL: opts.Config.K3s.URL, SHA256: opts.Config.K3s.SHA256},
+		DownloadDir: filepath.Join(opts.StateDir, "k3s"),
+		RunDir:      opts.RunDir,
+		LogDir:      "/var/log",
+		Log:         a.log,
+	})
+	if outcome == p2p.IdentityReplaced {
+		if err := a.startClean(); err != nil {
+			return nil, errors.Join(err, a.distro.Close())
+		}
+	}
+	if err := a.openState(); err != nil {
+		return nil, errors.Join(err, a.distro.Close())
+	}
+	a.events.add("identity", "identity "+outcome.String(), identity.ID().String())
+	a.loop = newLoop(&a.changed, a.log)
+	return a, nil
+}
+
+// startClean removes what a cloned disk brought along outside of the state
+// directory, before anything of it can run.
+func (a *Agent) startClean() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	kept, err := a.distro.Wipe(ctx)
+	if err != nil {
+		return fmt.Errorf("start clean on another machine: %w", err)
+	}
+	a.log.Warn("this disk was made on another machine: new identity, Kubernetes data wiped", "volumes", kept)
+	return a.identity.ConfirmReplaced()
+}
+
+func (a *Agent) openState() error {
+	for _, dir := range []string{a.opts.StateDir, a.opts.RunDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("open state: %w", err)
+		}
+	}
+	var err error
+	if a.events, err = openEvents(a.path("events.jsonl")); err != nil {
+		return err
+	}
+	if a.facts, err = p2p.OpenFacts(a.path("facts"), a.identity); err != nil {
+		return err
+	}
+	if a.wgKey, err = loadWireGuardKey(a.path("wireguard.key")); err != nil {
+		return err
+	}
+	var before Phase
+	if a.phases, before, err = openPhases(a.path("phase.json"), time.Now); err != nil {
+		return err
+	}
+	if before != "" {
+		a.log.Info("starting again", "phase_before", before)
+	}
+	if a.hostname, err = a.chooseHostname(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// chooseHostname gives the machine a name before anything depends on it: the
+// configuration's, else the machine's own, else one made from the identity.
+func (a *Agent) chooseHostname() (string, error) {
+	current, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("read hostname: %w", err)
+	}
+	name := a.opts.Config.Hostname
+	if name == "" && !nameless(current) {
+		return current, nil
+	}
+	if name == "" {
+		name = p2p.DefaultHostname(a.identity.ID())
+	}
+	return name, setHostname(name)
+}
+
+// nameless are the names of a machine that nobody named.
+func nameless(hostname string) bool {
+	switch hostname {
+	case "", "(none)", "localhost", "localhost.localdomain", "debian", "kairos", "muster":
+		return true
+	}
+	return false
+}
+
+// setHostname names the running machine. The immutable system forgets it at the
+// next boot, when the agent says it again.
+func setHostname(name string) error {
+	current, err := os.Hostname()
+	if err == nil && current == name {
+		return nil
+	}
+	if err := unix.Sethostname([]byte(name)); err != nil {
+		return fmt.Errorf("set hostname %q: %w", name, err)
+	}
+	return nil
+}
+
+func (a *Agent) path(name string) string { return filepath.Join(a.opts.StateDir, name) }
+
+// Run is the node's life: until ctx ends it finds or founds the site and then
+// works in it. Kubernetes and, where the kernel carries it, the VPN outlive it.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, a.close()) }()
+
+	api, err := a.serveAPI()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, api.close()) }()
+
+	if err := a.openHost(); err != nil {
+		return err
+	}
+	discovery, err := p2p.StartDiscovery(p2p.DiscoveryConfig{
+		Host: a.host, Network: a.network, MDNS: true, Bootstrap: a.opts.Config.P2P.Bootstrap,
+		BookPath: a.path("addresses.json"), Members: a.others, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, discovery.Close()) }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	a.forward(ctx, a.facts.Changed, a.host.Changed, a.distro.Changed)
+
+	var reconcilers sync.WaitGroup
+	defer reconcilers.Wait()
+	defer cancel(nil)
+	a.loop.start(ctx, &reconcilers, reconciler{name: "facts", every: time.Minute, run: a.publishFacts})
+
+	for ctx.Err() == nil {
+		l, err := a.openLedger(ctx)
+		if err == nil && l == nil {
+			l, err = a.becomeMember(ctx)
+		}
+		if err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		if err := a.beMember(ctx, l); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+	}
+	return nil
+}
+
+// openHost starts the mesh's control plane.
+func (a *Agent) openHost() error {
+	host, err := p2p.NewHost(p2p.HostConfig{
+		Identity: a.identity, Network: a.network, Port: a.opts.Port, Standing: a.standing, Log: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.host = host
+	return nil
+}
+
+// openLedger returns the ledger that is on disk, or nil when this node is not a
+// member of a site yet.
+func (a *Agent) openLedger(context.Context) (*ledger.Ledger, error) {
+	l, err := ledger.Open(a.ledgerConfig())
+	if errors.Is(err, ledger.ErrNoLedger) {
+		return nil, nil
+	}
+	return l, err
+}
+
+// standing tells admission who a peer is, from the copy of the decisions that
+// this node has.
+func (a *Agent) standing(id peer.ID) p2p.Standing {
+	a.mu.Lock()
+	l, founding := a.ledger, a.founding
+	a.mu.Unlock()
+	if l != nil {
+		view := l.View()
+		if _, revoked := view.Get(ledger.RevokedKey(id)); revoked {
+			return p2p.StandingRevoked
+		}
+		if ledger.IsMember(view, id) {
+			return p2p.StandingMember
+		}
+	}
+	// Founders trust each other before the first decision is committed.
+	if founding != nil {
+		if cert, founded := founding.Certificate(); founded && cert.Genesis.Founder(id.String()) {
+			return p2p.StandingMember
+		}
+	}
+	return p2p.StandingUnknown
+}
+
+// setFounding takes part in foundings in another way than before.
+func (a *Agent) setFounding(cfg ledger.FoundingConfig) error {
+	if before := a.currentFounding(); before != nil {
+		before.Close()
+	}
+	cfg.Dir, cfg.Identity, cfg.Host, cfg.Log = a.path("ledger"), a.identity, a.host, a.log
+	f, err := ledger.NewFounding(cfg)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.founding = f
+	a.mu.Unlock()
+	return nil
+}
+
+func (a *Agent) currentFounding() *ledger.Founding {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.founding
+}
+
+// promised tells whether this node is bound to a founding without an outcome.
+func (a *Agent) promised() bool {
+	f := a.currentFounding()
+	return f != nil && f.Promised()
+}
+
+// forward turns the changes of every source into a change of the agent.
+func (a *Agent) forward(ctx context.Context, sources ...func() <-chan struct{}) {
+	for _, source := range sources {
+		a.forwarders.Go(func() {
+			for {
+				select {
+				case <-source():
+					a.changed.Notify()
+				case <-ctx.Done():
+					return
+				}
+				// What changes in bursts is looked at once.
+				if !sleep(ctx, settle, nil) {
+					return
+				}
+			}
+		})
+	}
+}
+
+// enter changes the phase, on disk first, and says so.
+func (a *Agent) enter(p Phase, reason string) {
+	a.mu.Lock()
+	changed, err := a.phases.enter(p, reason)
+	a.mu.Unlock()
+	if err != nil {
+		a.log.Error("enter phase", LogPhase, p, LogError, err)
+		return
+	}
+	if changed {
+		a.log.Info("phase", LogPhase, p, LogReason, reason)
+		a.events.add("phase", string(p), reason)
+		a.changed.Notify()
+	}
+}
+
+func (a *Agent) phase() phaseRecord {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.phases.current
+}
+
+// others are the nodes that this one is never to lose.
+func (a *Agent) others() []peer.ID {
+	a.mu.Lock()
+	m := a.member
+	a.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	return m.members()
+}
+
+func (a *Agent) close() error {
+	var all error
+	a.mu.Lock()
+	founding, membership, mesh := a.founding, a.membership, a.mesh
+	a.mu.Unlock()
+	if membership != nil {
+		all = errors.Join(all, membership.Close())
+	}
+	if founding != nil {
+		founding.Close()
+	}
+	if a.dns != nil {
+		all = errors.Join(all, a.dns.Close())
+	}
+	if mesh != nil {
+		all = errors.Join(all, mesh.vpn.Close())
+	}
+	if a.host != nil {
+		all = errors.Join(all, a.host.Close())
+	}
+	a.forwarders.Wait()
+	return errors.Join(all, a.facts.Flush(), a.distro.Close(), a.events.close())
+}
+
+// ignoreEnd hides the errors that come of being told to stop.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// interfaceName is where Kubernetes finds the mesh.
+const interfaceName = vpn.InterfaceName

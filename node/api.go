@@ -1,0 +1,301 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/muster-edge/muster/node/k3s"
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/roles"
+)
+
+// SocketName is the status API's socket in the run directory.
+const SocketName = "muster.sock"
+
+// maxRequest bounds the body of an API call in bytes.
+const maxRequest = 64 << 10
+
+// apiServer answers on a unix socket that only root may open.
+type apiServer struct {
+	server *http.Server
+	done   sync.WaitGroup
+}
+
+func (a *Agent) serveAPI() (*apiServer, error) {
+	path := filepath.Join(a.opts.RunDir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("serve status API: %w", err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("serve status API: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("serve status API: %w", err), listener.Close())
+	}
+	s := &apiServer{server: &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second}}
+	s.done.Go(func() {
+		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			a.log.Error("status API ended", LogError, err)
+		}
+	})
+	return s, nil
+}
+
+func (s *apiServer) close() error {
+	err := s.server.Close()
+	s.done.Wait()
+	return err
+}
+
+func (a *Agent) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.status(), nil) })
+	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.rowsIfRunning(), nil) })
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, _ *http.Request) { answer(w, a.events.list(), nil) })
+	mux.HandleFunc("GET /v1/ledger", func(w http.ResponseWriter, r *http.Request) {
+		l, err := a.siteLedger()
+		if err != nil {
+			answer(w, nil, err)
+			return
+		}
+		answer(w, ledgerRows(l.List(r.URL.Query().Get("prefix"))), nil)
+	})
+	mux.HandleFunc("GET /v1/policy", func(w http.ResponseWriter, _ *http.Request) {
+		policy, err := a.sitePolicy()
+		answer(w, policy, err)
+	})
+	mux.HandleFunc("PATCH /v1/policy", func(w http.ResponseWriter, r *http.Request) {
+		policy, err := a.setPolicy(r.Context(), io.LimitReader(r.Body, maxRequest))
+		answer(w, policy, err)
+	})
+	mux.HandleFunc("GET /v1/dns", func(w http.ResponseWriter, _ *http.Request) {
+		records, err := a.listDNS()
+		answer(w, records, err)
+	})
+	mux.HandleFunc("PUT /v1/dns/{name}", func(w http.ResponseWriter, r *http.Request) {
+		var addresses []string
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&addresses); err != nil {
+			answer(w, nil, usageError{fmt.Errorf("read addresses: %w", err)})
+			return
+		}
+		answer(w, struct{}{}, a.setDNS(r.Context(), r.PathValue("name"), addresses))
+	})
+	mux.HandleFunc("DELETE /v1/dns/{name}", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, struct{}{}, a.removeDNS(r.Context(), r.PathValue("name")))
+	})
+	mux.HandleFunc("GET /v1/kubeconfig", func(w http.ResponseWriter, _ *http.Request) {
+		text, err := a.kubeconfig()
+		answer(w, string(text), err)
+	})
+	mux.Handle("GET /metrics", a.metrics())
+	return mux
+}
+
+// usageError is the caller's fault: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// errNoSite answers what only a member can say.
+var errNoSite = errors.New("this node belongs to no site yet; `muster why` says what it waits for")
+
+// ErrRefused answers what this node may not do: exit code 4.
+var ErrRefused = errors.New("refused")
+
+// failure is an error on the socket.
+type failure struct {
+	Error string `json:"error"`
+	// Exit is the exit code that the command line should end with.
+	Exit int `json:"exit"`
+}
+
+func answer(w http.ResponseWriter, value any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		f := failure{Error: err.Error(), Exit: ExitFailed}
+		var usage usageError
+		switch {
+		case errors.As(err, &usage):
+			f.Exit = ExitUsage
+			w.WriteHeader(http.StatusBadRequest)
+		case errors.Is(err, ErrRefused), errors.Is(err, ledger.ErrRefused):
+			f.Exit = ExitRefused
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		value = f
+	}
+	// The caller is gone when this fails.
+	_ = json.NewEncoder(w).Encode(value)
+}
+
+func (a *Agent) siteLedger() (*ledger.Ledger, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ledger == nil {
+		return nil, errNoSite
+	}
+	return a.ledger, nil
+}
+
+func (a *Agent) rowsIfRunning() []Row {
+	if a.host == nil {
+		return []Row{}
+	}
+	return a.rows()
+}
+
+func (a *Agent) sitePolicy() (roles.Policy, error) {
+	l, err := a.siteLedger()
+	if err != nil {
+		return roles.Policy{}, err
+	}
+	state, err := siteState(l.View())
+	return state.Policy, err
+}
+
+// setPolicy changes the fields that the body names and leaves the others.
+func (a *Agent) setPolicy(ctx context.Context, body io.Reader) (roles.Policy, error) {
+	l, err := a.siteLedger()
+	if err != nil {
+		return roles.Policy{}, err
+	}
+	view := l.View()
+	state, err := siteState(view)
+	if err != nil {
+		return roles.Policy{}, err
+	}
+	policy := state.Policy
+	d := json.NewDecoder(body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&policy); err != nil {
+		return policy, usageError{fmt.Errorf("read policy: %w", err)}
+	}
+	if policy.Range != state.Policy.Range {
+		return policy, fmt.Errorf("%w: the range of a site never changes, addresses were given from it", ErrRefused)
+	}
+	if err := policy.Validate(); err != nil {
+		return policy, usageError{err}
+	}
+	value, err := json.Marshal(policy)
+	if err != nil {
+		return policy, err
+	}
+	_, err = l.Propose(ctx, ledger.Txn{}.If(ledger.KeyPolicy, view.IndexOf(ledger.KeyPolicy)).Set(ledger.KeyPolicy, value))
+	if err != nil {
+		return policy, fmt.Errorf("set policy: %w", err)
+	}
+	return policy, nil
+}
+
+// DNSRow is a record as `muster dns list -o json` shows it.
+type DNSRow struct {
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+}
+
+func (a *Agent) listDNS() ([]DNSRow, error) {
+	l, err := a.siteLedger()
+	if err != nil {
+		return nil, err
+	}
+	return dnsRecords(l.View())
+}
+
+func (a *Agent) setDNS(ctx context.Context, name string, addresses []string) error {
+	l, err := a.siteLedger()
+	if err != nil {
+		return err
+	}
+	var record ledger.DNS
+	for _, text := range addresses {
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return usageError{fmt.Errorf("%q is not an IP address", text)}
+		}
+		if address.Is4() {
+			record.A = append(record.A, address.String())
+		} else {
+			record.AAAA = append(record.AAAA, address.String())
+		}
+	}
+	if len(addresses) == 0 {
+		return usageError{errors.New("a DNS record needs at least one address")}
+	}
+	value, err := ledger.EncodeRecord(record)
+	if err != nil {
+		return err
+	}
+	key := ledger.DNSKey(strings.ToLower(name))
+	if _, err := l.Propose(ctx, ledger.Txn{}.If(key, l.View().IndexOf(key)).Set(key, value)); err != nil {
+		return fmt.Errorf("set DNS record %s: %w", name, err)
+	}
+	return nil
+}
+
+func (a *Agent) removeDNS(ctx context.Context, name string) error {
+	l, err := a.siteLedger()
+	if err != nil {
+		return err
+	}
+	key := ledger.DNSKey(strings.ToLower(name))
+	index := l.View().IndexOf(key)
+	if index == 0 {
+		return usageError{fmt.Errorf("there is no DNS record %s; `muster dns list` shows all", name)}
+	}
+	if _, err := l.Propose(ctx, ledger.Txn{}.If(key, index).Del(key)); err != nil {
+		return fmt.Errorf("remove DNS record %s: %w", name, err)
+	}
+	return nil
+}
+
+// kubeconfig returns the admin kubeconfig with this node's mesh address as the
+// server, so that it works from anywhere on the mesh. Only masters hold it.
+func (a *Agent) kubeconfig() ([]byte, error) {
+	a.mu.Lock()
+	m := a.member
+	a.mu.Unlock()
+	if m == nil {
+		return nil, errNoSite
+	}
+	_, state, err := m.view()
+	if err != nil {
+		return nil, err
+	}
+	if role := state.Roles[m.self()]; !role.IsMaster() {
+		return nil, fmt.Errorf("%w: this node is a %s and holds no admin kubeconfig; ask one of the masters %s", ErrRefused, role, m.masterList(state))
+	}
+	text, err := k3s.AdminKubeconfig()
+	if err != nil {
+		return nil, err
+	}
+	address, err := m.nodeIP(state)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(strings.ReplaceAll(string(text), "https://127.0.0.1:", "https://"+address.String()+":")), nil
+}
+
+func jsonValue(e ledger.Entry) any {
+	if strings.HasPrefix(e.Key, ledger.PrefixSecret) {
+		return "sealed"
+	}
+	var v any
+	if json.Unmarshal(e.Value, &v) != nil {
+		return string(e.Value)
+	}
+	return v
+}

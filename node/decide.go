@@ -1,0 +1,132 @@
+package node
+
+import (
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/roles"
+)
+
+// transaction turns the planner's decisions into one transaction: all of them
+// or none, and only if nothing that they rest on has changed since view.
+func transaction(view ledger.View, decisions []roles.Decision) (ledger.Txn, error) {
+	t := draft{view: view, compared: map[string]bool{}, records: map[string]encoder{}}
+	for _, d := range decisions {
+		if err := t.add(d); err != nil {
+			return ledger.Txn{}, err
+		}
+	}
+	return t.txn()
+}
+
+// draft collects the records of a transaction; a later decision about the same
+// key replaces an earlier one.
+type draft struct {
+	view     ledger.View
+	order    []string
+	compared map[string]bool
+	records  map[string]encoder
+	guards   []string
+}
+
+func (t *draft) add(d roles.Decision) error {
+	switch d := d.(type) {
+	case roles.AssignAddress:
+		id, err := peerOf(d.ID)
+		if err != nil {
+			return err
+		}
+		t.set(ledger.AddressKey(id), fresh(ledger.Address{Addr: d.Addr.String()}))
+		t.set(ledger.KeyCounter, fresh(ledger.Counter{Next: d.Counter}))
+	case roles.AssignName:
+		id, err := peerOf(d.ID)
+		if err != nil {
+			return err
+		}
+		t.set(ledger.NameKey(id), fresh(ledger.Name{Name: d.Name}))
+		t.guards = append(t.guards, ledger.KeyCounter)
+	case roles.AssignRole:
+		id, err := peerOf(d.ID)
+		if err != nil {
+			return err
+		}
+		t.set(ledger.RoleKey(id), fresh(ledger.Role{Role: string(d.Role), Reason: d.Reason}))
+	case roles.StartEpoch:
+		t.set(ledger.KeyEpoch, fresh(ledger.Epoch{N: d.N, Init: string(d.Init)}))
+	case roles.MarkFormed:
+		epoch, _, err := ledger.Read[ledger.Epoch](t.view, ledger.KeyEpoch)
+		if err != nil {
+			return err
+		}
+		epoch.Value.Formed = true
+		t.set(ledger.KeyEpoch, epoch)
+	default:
+		return fmt.Errorf("decide: unknown decision %T", d)
+	}
+	return nil
+}
+
+// encoder is a ledger.Record of any kind.
+type encoder interface{ Encode() ([]byte, error) }
+
+// fresh is a record that replaces whatever was there.
+func fresh[T any](value T) encoder { return ledger.Record[T]{Value: value} }
+
+func (t *draft) set(key string, record encoder) {
+	if _, known := t.records[key]; !known {
+		t.order = append(t.order, key)
+	}
+	t.records[key] = record
+}
+
+func (t *draft) txn() (ledger.Txn, error) {
+	var txn ledger.Txn
+	for _, key := range t.order {
+		value, err := t.records[key].Encode()
+		if err != nil {
+			return txn, fmt.Errorf("write %s: %w", key, err)
+		}
+		txn = txn.If(key, t.view.IndexOf(key)).Set(key, value)
+		t.compared[key] = true
+	}
+	for _, key := range t.guards {
+		if !t.compared[key] {
+			txn = txn.If(key, t.view.IndexOf(key))
+			t.compared[key] = true
+		}
+	}
+	return txn, nil
+}
+
+// enrolRequest is what this node says of itself when it asks to be a member.
+func (a *Agent) enrolRequest() ledger.EnrolmentRequest {
+	return ledger.EnrolmentRequest{
+		Hostname: a.hostname, StaticRole: string(a.staticRole()), Muster: Version, Features: FeatureLevel,
+	}
+}
+
+// nameOf is how a person knows a node: its hostname, else the end of its ID.
+func (a *Agent) nameOf(id peer.ID) string {
+	if f, ok := a.factsOf(id); ok && f.Hostname != "" {
+		return f.Hostname
+	}
+	return short(id)
+}
+
+// ledgerConfig is what this node's ledger is made of.
+func (a *Agent) ledgerConfig() ledger.Config {
+	return ledger.Config{
+		Dir: a.path("ledger"), Identity: a.identity, Host: a.host, Log: a.log, CheckPolicy: checkPolicy,
+	}
+}
+
+// checkPolicy refuses a policy that this version would not understand.
+func checkPolicy(text json.RawMessage) error {
+	var p roles.Policy
+	if err := json.Unmarshal(text, &p); err != nil {
+		return err
+	}
+	return p.Validate()
+}

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/muster-edge/muster/roles"
+	"github.com/muster-edge/muster/vpn"
+)
+
+// probePause is the time between two looks for peers without a handshake.
+const probePause = 3 * time.Second
+
+// wireGuardKey is this node's key of the data plane.
+type wireGuardKey = wgtypes.Key
+
+func loadWireGuardKey(path string) (wireGuardKey, error) { return vpn.LoadKey(path) }
+
+// mesh is this node's end of the VPN, once it has an address.
+type mesh struct {
+	vpn     *vpn.VPN
+	address netip.Addr
+	waiting int
+	probed  time.Time
+}
+
+// connect keeps the VPN what facts (keys, endpoints) and decisions (addresses)
+// say. A peer whose facts have not come yet is left out and added when they do.
+func (m *member) connect(ctx context.Context) ([]string, error) {
+	a := m.agent
+	if !a.opts.Config.P2P.VPN.Create {
+		return nil, nil
+	}
+	_, state, err := m.view()
+	if err != nil {
+		return nil, err
+	}
+	address, decided := state.Addresses[m.self()]
+	if !decided {
+		return nil, nil // the planner's to explain
+	}
+	if err := a.openMesh(); err != nil {
+		return nil, err
+	}
+	local, err := vpn.LocalPrefixes()
+	if err != nil {
+		return nil, fmt.Errorf("read own addresses: %w", err)
+	}
+	config := vpn.Config{PrivateKey: a.wgKey, Address: netip.PrefixFrom(address, state.Policy.Range.Bits())}
+	for _, member := range state.Members {
+		if peer, ok := m.vpnPeer(state, member.ID, local); ok && member.ID != m.self() && !member.Removed {
+			config.Peers = append(config.Peers, peer)
+		}
+	}
+	if err := a.mesh.vpn.Apply(config); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	isNew := a.mesh.address != address
+	a.mesh.address = address
+	a.mu.Unlock()
+	if isNew {
+		a.log.Info("mesh is up", LogAddress, config.Address, "device", a.mesh.vpn.Mode(), "peers", len(config.Peers))
+		a.events.add("vpn", "mesh address "+address.String(), string(a.mesh.vpn.Mode()))
+		a.changed.Notify()
+	}
+	return nil, m.probe(ctx)
+}
+
+// probe looks for peers that have not shaken hands, again and again until all
+// have; a mesh that is whole stays silent.
+func (m *member) probe(ctx context.Context) error {
+	waiting, err := m.agent.mesh.vpn.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	m.agent.mu.Lock()
+	m.agent.mesh.waiting = waiting
+	m.agent.mu.Unlock()
+	if waiting == 0 {
+		return nil
+	}
+	changed := m.agent.changed.Changed()
+	if !sleep(ctx, probePause, changed) {
+		return nil
+	}
+	m.agent.changed.Notify()
+	return nil
+}
+
+func (m *member) vpnPeer(state roles.State, id roles.NodeID, local []netip.Prefix) (vpn.Peer, bool) {
+	address, decided := state.Addresses[id]
+	if !decided {
+		return vpn.Peer{}, false
+	}
+	node, err := peerOf(id)
+	if err != nil {
+		return vpn.Peer{}, false
+	}
+	facts, known := m.agent.factsOf(node)
+	if !known {
+		return vpn.Peer{}, false
+	}
+	key, ok := facts.VPN.publicKey()
+	if !ok {
+		return vpn.Peer{}, false
+	}
+	return vpn.Peer{ID: string(id), PublicKey: key, Address: address, Candidates: vpn.Prefer(facts.VPN.Candidates, local)}, true
+}
+
+func (a *Agent) openMesh() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mesh != nil {
+		return nil
+	}
+	v, err := vpn.Open(vpn.Options{Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.mesh = &mesh{vpn: v}
+	return nil
+}

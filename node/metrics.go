@@ -1,0 +1,78 @@
+package node
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/muster-edge/muster/p2p"
+)
+
+// metrics serves Prometheus. Values are read when they are asked for, so an idle
+// node pays nothing for them.
+func (a *Agent) metrics() http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), siteCollector{a})
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// siteCollector shows the node as status does.
+type siteCollector struct{ agent *Agent }
+
+var (
+	descReady   = prometheus.NewDesc("muster_ready", "1 while the node is healthy in its role.", nil, nil)
+	descPhase   = prometheus.NewDesc("muster_phase", "1 for the phase that the node is in.", []string{"phase"}, nil)
+	descSince   = prometheus.NewDesc("muster_phase_seconds", "Time in the present phase.", nil, nil)
+	descMembers = prometheus.NewDesc("muster_members", "Nodes of the site by gossip status.", []string{"status"}, nil)
+	descQuorum  = prometheus.NewDesc("muster_ledger_quorum", "1 while decisions can be made.", nil, nil)
+	descIndex   = prometheus.NewDesc("muster_ledger_index", "Index of the last decision that this node has.", nil, nil)
+	descLeads   = prometheus.NewDesc("muster_coordinator", "1 while this node coordinates the site.", nil, nil)
+	descWaiting = prometheus.NewDesc("muster_waiting", "Things that the node waits for; `muster why` names them.", nil, nil)
+	descPeers   = prometheus.NewDesc("muster_peers_connected", "Peers that the control plane is connected to.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c siteCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	a := c.agent
+	phase := a.phase()
+	gauge(descReady, truth(phase.Phase == PhaseRunning))
+	gauge(descPhase, 1, string(phase.Phase))
+	gauge(descSince, time.Since(phase.Since).Seconds())
+	gauge(descWaiting, float64(len(a.why())))
+	if a.host != nil {
+		gauge(descPeers, float64(len(a.host.Peers())))
+	}
+	a.mu.Lock()
+	l, membership := a.ledger, a.membership
+	a.mu.Unlock()
+	if membership != nil {
+		count := map[p2p.MemberStatus]float64{}
+		for _, m := range membership.Members() {
+			count[m.Status]++
+		}
+		for _, s := range []p2p.MemberStatus{p2p.Alive, p2p.Suspect, p2p.Dead, p2p.Left} {
+			gauge(descMembers, count[s], s.String())
+		}
+	}
+	if l != nil {
+		gauge(descQuorum, truth(l.Status().Quorum))
+		gauge(descIndex, float64(l.Index()))
+		gauge(descLeads, truth(l.IsCoordinator()))
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,118 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/roles"
+)
+
+// secretBytes is the length of the tokens that we choose for Kubernetes.
+const secretBytes = 32
+
+// secrets keeps the site's secrets sealed to exactly those who need them: the
+// server token to the masters, the different agent token to every node. They
+// are chosen by the coordinator beforehand, so that nothing has to be read from
+// a node that may be dead (history S4).
+func (m *member) secrets(ctx context.Context) ([]string, error) {
+	if !m.ledger.IsCoordinator() {
+		return nil, nil
+	}
+	view, state, err := m.view()
+	if err != nil || !state.Policy.Kubernetes {
+		return nil, err
+	}
+	var masters, everybody []peer.ID
+	for _, member := range state.Members {
+		id, err := peerOf(member.ID)
+		if err != nil {
+			return nil, err
+		}
+		everybody = append(everybody, id)
+		if state.Roles[member.ID].IsMaster() {
+			masters = append(masters, id)
+		}
+	}
+	if len(masters) == 0 {
+		return nil, nil // roles come first
+	}
+	return nil, errors.Join(
+		m.keepSealed(ctx, view, ledger.SecretServerToken, masters),
+		m.keepSealed(ctx, view, ledger.SecretAgentToken, everybody),
+	)
+}
+
+// keepSealed makes the secret if there is none and seals it anew when somebody
+// who needs it cannot read it. To take it away from somebody it has to be
+// changed, not sealed anew: who read it once knows it.
+func (m *member) keepSealed(ctx context.Context, view ledger.View, name string, to []peer.ID) error {
+	key := ledger.SecretKey(name)
+	sealed, exists, err := ledger.Read[ledger.Sealed](view, key)
+	if err != nil {
+		return err
+	}
+	var secret []byte
+	if exists {
+		if len(sealed.Value.Missing(to)) == 0 {
+			return nil
+		}
+		if secret, err = sealed.Value.Open(m.agent.identity); err != nil {
+			return fmt.Errorf("seal %s anew: %w", name, err)
+		}
+	} else {
+		raw := make([]byte, secretBytes)
+		_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
+		secret = []byte(hex.EncodeToString(raw))
+	}
+	return m.proposeSealed(ctx, view, name, secret, to)
+}
+
+func (m *member) proposeSealed(ctx context.Context, view ledger.View, name string, secret []byte, to []peer.ID) error {
+	sealed, err := ledger.Seal(secret, to)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", name, err)
+	}
+	value, err := sealed.Encode()
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", name, err)
+	}
+	key := ledger.SecretKey(name)
+	_, err = m.ledger.Propose(ctx, ledger.Txn{}.If(key, view.IndexOf(key)).Set(key, value))
+	if errors.Is(err, ledger.ErrConflict) {
+		return nil // another coordinator was faster, and its secret counts
+	}
+	return err
+}
+
+// secret opens one of the site's secrets; found is false while there is none
+// for this node.
+func (m *member) secret(view ledger.View, name string) (secret string, found bool, err error) {
+	sealed, exists, err := ledger.Read[ledger.Sealed](view, ledger.SecretKey(name))
+	if err != nil || !exists || len(sealed.Value.Missing([]peer.ID{m.agent.identity.ID()})) > 0 {
+		return "", false, err
+	}
+	text, err := sealed.Value.Open(m.agent.identity)
+	return string(text), err == nil, err
+}
+
+// mastersOf returns the members that hold a master role.
+func mastersOf(state roles.State) ([]peer.ID, error) {
+	var all []peer.ID
+	for _, member := range state.Members {
+		if !state.Roles[member.ID].IsMaster() {
+			continue
+		}
+		id, err := peerOf(member.ID)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, id)
+	}
+	return all, nil
+}

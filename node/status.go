@@ -1,0 +1,247 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/muster-edge/muster/p2p"
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/roles"
+)
+
+// Row is a node as `muster nodes -o json` shows it. Scripts parse it: changes go
+// into docs/CHANGELOG.md.
+type Row struct {
+	ID         string     `json:"id"`
+	Hostname   string     `json:"hostname"`
+	Role       roles.Role `json:"role"`
+	Address    string     `json:"address"`
+	Phase      Phase      `json:"phase"`
+	Ready      bool       `json:"ready"`
+	Path       Path       `json:"path"`
+	Version    string     `json:"version"`
+	K3sVersion string     `json:"k3s_version"`
+	Slot       string     `json:"slot"`
+	Image      string     `json:"image"`
+	// LastSeen is when this node last had word of the other; now, while it is
+	// seen alive.
+	LastSeen time.Time `json:"last_seen"`
+	Reason   string    `json:"reason"`
+}
+
+// Path says how packets reach a node.
+type Path string
+
+// The paths.
+const (
+	PathSelf   Path = "self"
+	PathDirect Path = "direct"
+	PathRelay  Path = "relay"
+	PathLAN    Path = "lan"
+	PathNone   Path = "none"
+)
+
+// Status is a node as `muster status -o json` shows it.
+type Status struct {
+	ID          string     `json:"id"`
+	Hostname    string     `json:"hostname"`
+	Site        string     `json:"site"`
+	Phase       Phase      `json:"phase"`
+	Role        roles.Role `json:"role"`
+	Address     string     `json:"address"`
+	Coordinator string     `json:"coordinator"`
+	Voters      []string   `json:"voters"`
+	Quorum      bool       `json:"quorum"`
+	Members     int        `json:"members"`
+	WaitingFor  []string   `json:"waiting_for"`
+	Generation  uint64     `json:"generation"`
+	Index       uint64     `json:"index"`
+	Version     string     `json:"version"`
+	VPN         string     `json:"vpn"`
+	Warnings    []string   `json:"warnings"`
+}
+
+// status looks at this node now.
+func (a *Agent) status() Status {
+	s := Status{
+		ID: a.identity.ID().String(), Hostname: a.hostname, Phase: a.phase().Phase, Version: Version,
+		Voters: []string{}, WaitingFor: a.why(), Warnings: append([]string{}, a.opts.Warnings...),
+	}
+	if a.host == nil {
+		return s
+	}
+	rows := a.rows()
+	s.Members = len(rows)
+	a.mu.Lock()
+	l, mesh := a.ledger, a.mesh
+	a.mu.Unlock()
+	if mesh != nil {
+		s.VPN = string(mesh.vpn.Mode())
+	}
+	if l == nil {
+		return s
+	}
+	s.Site, s.Generation, s.Index = l.Site().ID, l.Site().Generation, l.Index()
+	ls := l.Status()
+	s.Quorum = ls.Quorum
+	for _, v := range ls.Voters {
+		s.Voters = append(s.Voters, v.String())
+	}
+	if id, ok := l.Coordinator(); ok {
+		s.Coordinator = id.String()
+	}
+	for _, r := range rows {
+		if r.ID == s.ID {
+			s.Role, s.Address = r.Role, r.Address
+		}
+	}
+	return s
+}
+
+// why returns what this node waits for, a sentence each, none twice.
+func (a *Agent) why() []string {
+	all := []string{}
+	add := func(sentences ...string) {
+		for _, s := range sentences {
+			if s != "" && !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	add(a.loop.sentences()...)
+	a.mu.Lock()
+	m := a.member
+	a.mu.Unlock()
+	if m != nil {
+		add(m.why()...)
+	}
+	return all
+}
+
+// why names what the site lacks, as far as this node can see.
+func (m *member) why() []string {
+	var all []string
+	_, state, err := m.view()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	ls := m.ledger.Status()
+	if m.founded() && !ls.Quorum {
+		var missing []peer.ID
+		health := m.health(state)
+		for _, v := range ls.Voters {
+			if !health[roles.NodeID(v.String())].Alive {
+				missing = append(missing, v)
+			}
+		}
+		if len(missing) > 0 {
+			all = append(all, fmt.Sprintf("quorum: decisions wait for the masters that are down (%s); what runs goes on", m.nodeList(missing)))
+		} else {
+			all = append(all, "quorum: the masters are electing a coordinator")
+		}
+	}
+	m.mu.Lock()
+	waiting := m.waiting
+	m.mu.Unlock()
+	for _, w := range waiting {
+		all = append(all, w.Reason)
+	}
+	for id, h := range m.health(state) {
+		if !h.Alive && state.Roles[id].IsMaster() {
+			node, err := peerOf(id)
+			if err == nil {
+				all = append(all, fmt.Sprintf("master %s is down for %s", m.agent.nameOf(node), h.DeadFor.Round(time.Second)))
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// rows returns this node and everybody it knows: members of the site, or before
+// there is one the nodes it gossips with.
+func (a *Agent) rows() []Row {
+	a.mu.Lock()
+	membership, m, mesh := a.membership, a.member, a.mesh
+	a.mu.Unlock()
+	self := a.identity.ID()
+	seen := map[peer.ID]p2p.MemberState{}
+	known := []peer.ID{self}
+	if membership != nil {
+		for _, s := range membership.Members() {
+			seen[s.ID] = s
+			if m == nil && s.ID != self {
+				known = append(known, s.ID)
+			}
+		}
+	}
+	var state roles.State
+	if m != nil {
+		// Decisions that do not decode are reported by the reconcilers; the
+		// table then shows what is known of the nodes themselves.
+		_, state, _ = m.view()
+		known = append(known, m.members()...)
+	}
+	connected := map[peer.ID]bool{}
+	for _, p := range a.host.Peers() {
+		connected[p.ID] = true
+	}
+	var all []Row
+	for _, id := range known {
+		nodeID := roles.NodeID(id.String())
+		f, _ := a.factsOf(id)
+		r := Row{
+			ID: id.String(), Hostname: cmp.Or(state.Names[nodeID], f.Hostname), Role: state.Roles[nodeID],
+			Phase: f.Phase, Ready: f.Ready, Version: f.Version, K3sVersion: f.Kubernetes.Version,
+			Slot: f.Slot, Image: f.Image, Reason: f.Reason, Path: PathSelf, LastSeen: time.Now().UTC(),
+		}
+		if address, ok := state.Addresses[nodeID]; ok {
+			r.Address = address.String()
+		}
+		if id != self {
+			r.Path = a.pathTo(id, seen[id], connected[id], mesh, r.Address)
+			if s := seen[id]; s.Status != p2p.Alive {
+				r.LastSeen, r.Ready = s.Since.UTC(), false
+				r.Reason = "not seen in gossip"
+			}
+		}
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(x, y Row) int {
+		a, _ := netip.ParseAddr(x.Address)
+		b, _ := netip.ParseAddr(y.Address)
+		return cmp.Or(a.Compare(b), cmp.Compare(x.ID, y.ID))
+	})
+	return all
+}
+
+func (a *Agent) pathTo(_ peer.ID, s p2p.MemberState, connected bool, mesh *mesh, address string) Path {
+	switch {
+	case s.Status != p2p.Alive || !connected:
+		return PathNone
+	case mesh == nil || address == "" || !a.opts.Config.P2P.VPN.Use:
+		return PathLAN
+	}
+	return PathDirect
+}
+
+// ledgerRow is an entry as `muster ledger get -o json` shows it.
+type ledgerRow struct {
+	Key   string `json:"key"`
+	Value any    `json:"value"`
+	Index uint64 `json:"index"`
+}
+
+func ledgerRows(entries []ledger.Entry) []ledgerRow {
+	all := make([]ledgerRow, 0, len(entries))
+	for _, e := range entries {
+		r := ledgerRow{Key: e.Key, Index: e.Index, Value: jsonValue(e)}
+		all = append(all, r)
+	}
+	return all
+}
