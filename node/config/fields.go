@@ -149,8 +149,9 @@ var ours = []Field{
 		Kairos: "Muster's own key; EDGEVPNBOOTSTRAPPEERS there.", each: checkMultiaddr, into: func(c *Config) any { return &c.P2P.Bootstrap },
 	},
 	{
-		Key: "p2p.loglevel", Default: "info", Choices: []string{"info", "debug", "warn", "error"}, Meaning: "How much the agent logs.",
-		Kairos: "The default there is debug.", into: func(c *Config) any { return &c.P2P.LogLevel },
+		Key: "p2p.loglevel", Default: "info", Choices: []string{"info", "debug", "warn", "error", "dpanic", "panic", "fatal"},
+		Meaning: "How much the agent logs. The last three count as error.",
+		Kairos:  "The default there is debug.", into: func(c *Config) any { return &c.P2P.LogLevel },
 	},
 	{
 		Key: "p2p.vpn.create", Default: "true", Meaning: "Make the VPN. With false the mesh coordinates roles and carries no traffic.",

@@ -35,6 +35,10 @@ func (d *decoder) implied() {
 	if c.P2P.Role == "auto" || c.P2P.Role == "none" {
 		c.P2P.Role = ""
 	}
+	switch c.P2P.LogLevel {
+	case "dpanic", "panic", "fatal":
+		c.P2P.LogLevel = "error"
+	}
 	c.P2P.NetworkToken = Secret(strings.TrimSpace(c.P2P.NetworkToken.Reveal()))
 	if block := d.config.root.get("p2p"); block != nil && block.kind == kindMap && !written("p2p.network_token") {
 		d.warn(block.origin, "p2p", "has no effect: there is no p2p.network_token, so this machine joins no mesh")

@@ -99,6 +99,7 @@ func TestImpliedValues(t *testing.T) {
 		"auto is no static role":           {"p2p.role: auto", func(c *Config) bool { return c.P2P.Role == "" }},
 		"none is no static role":           {"p2p.role: none", func(c *Config) bool { return c.P2P.Role == "" }},
 		"nothing is no static role":        {"p2p.role:", func(c *Config) bool { return c.P2P.Role == "" }},
+		"go-log's levels above error":      {"p2p.loglevel: fatal", func(c *Config) bool { return c.P2P.LogLevel == "error" }},
 		"a static role":                    {"p2p.role: worker", func(c *Config) bool { return c.P2P.Role == "worker" }},
 		"white space around a token":       {"p2p.network_token: |\n  b3RwOg", func(c *Config) bool { return c.P2P.NetworkToken == "b3RwOg" }},
 		"checksums compare in lower case":  {"k3s.url: http://h/k3s\nk3s.sha256: " + strings.Repeat("AB", 32), func(c *Config) bool { return c.K3s.SHA256 == strings.Repeat("ab", 32) }},

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"slices"
 	"strconv"
 
 	"gopkg.in/yaml.v3"
@@ -117,20 +116,28 @@ func merge(a, b *node) *node {
 	case a.kind == kindMap && b.kind == kindNull:
 		return a // a block whose keys are all commented out
 	case a.kind == kindList && b.kind == kindList:
-		ofMaps := len(a.items) > 0 && a.items[0].kind == kindMap
-		for _, item := range b.items {
-			if ofMaps || !slices.ContainsFunc(a.items, item.equalScalar) {
-				a.items = append(a.items, item)
-			}
-		}
+		a.items = mergeItems(a.items, b.items)
 		a.origin = b.origin
 		return a
 	}
 	return b
 }
 
-func (n *node) equalScalar(other *node) bool {
-	return n.kind == kindScalar && other.kind == kindScalar && n.tag == other.tag && n.text == other.text
+func mergeItems(a, b []*node) []*node {
+	if len(a) == 0 || a[0].kind == kindMap {
+		return append(a, b...)
+	}
+	type scalar struct{ tag, text string }
+	present := make(map[scalar]bool, len(a))
+	for _, item := range a {
+		present[scalar{item.tag, item.text}] = true // what is no scalar has neither
+	}
+	for _, item := range b {
+		if item.kind != kindScalar || !present[scalar{item.tag, item.text}] {
+			a = append(a, item)
+		}
+	}
+	return a
 }
 
 // place puts value under a dotted path, making the maps on the way. It returns the place that already holds a value, if

@@ -22,6 +22,9 @@ const (
 	MaxNodes = 100_000 // values, after aliases are expanded
 )
 
+// maxSearched is the size of a file, in bytes, up to which brokenLine is worth its dozen parses.
+const maxSearched = 64 << 10
+
 // parse reads one file into a map. It finds what is wrong with the file as YAML and as a cloud-config; the keys are
 // decode's business. The result is nil when the file is refused as a whole.
 func parse(name string, data []byte, r *report) *node {
@@ -43,8 +46,11 @@ func parse(name string, data []byte, r *report) *node {
 	}
 	document, err := parseYAML(data)
 	if err != nil {
-		_, text := explainYAML(err)
-		r.refuse(Origin{File: name, Line: brokenLine(data, err)}, "", "%s", text)
+		line, text := explainYAML(err)
+		if len(data) <= maxSearched {
+			line = brokenLine(data, err)
+		}
+		r.refuse(Origin{File: name, Line: line}, "", "%s", text)
 		return nil
 	}
 	if document == nil {

@@ -73,20 +73,21 @@ func notice(o Origin, key, text string) string {
 
 // InvalidError is a refused configuration: everything that is wrong with it, ordered by place.
 type InvalidError struct {
-	Problems []Problem
+	Problems []Problem // the first hundred
+	unlisted int       // beyond those
 }
 
 // Error prints at most MaxLines lines; the last says how many problems it leaves out.
 func (e *InvalidError) Error() string {
 	shown := e.Problems
-	if len(shown) > MaxLines {
+	if len(shown)+min(e.unlisted, 1) > MaxLines {
 		shown = shown[:MaxLines-1]
 	}
 	lines := make([]string, 0, MaxLines)
 	for _, p := range shown {
 		lines = append(lines, p.String())
 	}
-	if left := len(e.Problems) - len(shown); left > 0 {
+	if left := len(e.Problems) - len(shown) + e.unlisted; left > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more problems", left))
 	}
 	return strings.Join(lines, "\n")
@@ -95,13 +96,16 @@ func (e *InvalidError) Error() string {
 // report collects what a pass over the configuration finds.
 type report struct {
 	problems []Problem
+	unlisted int // problems beyond maxProblems
 	warnings []Warning
 }
 
 func (r *report) refuse(o Origin, key, format string, args ...any) {
-	if len(r.problems) < maxProblems {
-		r.problems = append(r.problems, Problem{o, key, fmt.Sprintf(format, args...)})
+	if len(r.problems) == maxProblems {
+		r.unlisted++
+		return
 	}
+	r.problems = append(r.problems, Problem{o, key, fmt.Sprintf(format, args...)})
 }
 
 func (r *report) warn(o Origin, key, format string, args ...any) {
@@ -118,7 +122,7 @@ func (r *report) err() error {
 	}
 	problems := slices.Clone(r.problems)
 	slices.SortStableFunc(problems, func(a, b Problem) int { return a.compare(b.Origin) })
-	return &InvalidError{Problems: slices.Compact(problems)}
+	return &InvalidError{Problems: slices.Compact(problems), unlisted: r.unlisted}
 }
 
 // told are the warnings, ordered by place.

@@ -121,7 +121,10 @@ func (l *loader) strict(root *node) *node {
 	}
 	d := decoder{config: defaults(), checkToken: l.src.CheckToken}
 	d.decode(root)
-	l.problems = append(l.problems, d.problems...)
+	for _, p := range d.problems {
+		l.refuse(p.Origin, p.Key, "%s", p.Text)
+	}
+	l.unlisted += d.unlisted
 	return root // its warnings come again when the whole is decoded, less those of values that a later file replaced
 }
 

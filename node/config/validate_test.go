@@ -119,7 +119,7 @@ func TestAtMostFourLinesAreSaid(t *testing.T) {
 		require.ErrorAs(t, err, &invalid)
 		require.Len(t, invalid.Problems, min(n, maxProblems))
 		if n > MaxLines {
-			require.Contains(t, err.Error(), fmt.Sprintf("\nand %d more problems", min(n, maxProblems)-MaxLines+1))
+			require.Contains(t, err.Error(), fmt.Sprintf("\nand %d more problems", n-MaxLines+1))
 		}
 	}
 }
