@@ -54,7 +54,7 @@ func parse(ctx context.Context, arguments []string) (suite.Config, error) {
 		Repeat:     repeat(arguments),
 		IdleNodes:  report.BarNodes,
 		Idle:       idle.Options{Settle: 20 * time.Second, Window: 60 * time.Second},
-		Throughput: throughput.Options{Runs: 3, Length: 5 * time.Second, Pings: 100, Settle: 3 * time.Second},
+		Throughput: throughput.Options{Rounds: 3, Length: 5 * time.Second, Pings: 100, Settle: 3 * time.Second},
 		Output:     os.Stdout,
 		Log:        os.Stderr,
 	}
@@ -73,7 +73,7 @@ func parse(ctx context.Context, arguments []string) (suite.Config, error) {
 	if *quick {
 		config.Nodes, config.EdgeVPNNodes, config.IdleNodes = []int{3}, []int{3}, 3
 		config.Idle = idle.Options{Settle: 2 * time.Second, Window: 10 * time.Second}
-		config.Throughput = throughput.Options{Runs: 1, Length: 2 * time.Second, Pings: 20, Settle: time.Second}
+		config.Throughput = throughput.Options{Rounds: 1, Length: 2 * time.Second, Pings: 20, Settle: time.Second}
 	}
 	return config, nil
 }

@@ -46,7 +46,7 @@ func TestQuickIsSmall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int{3}, config.Nodes)
 	require.Equal(t, 3, config.IdleNodes)
-	require.Equal(t, 1, config.Throughput.Runs)
+	require.Equal(t, 1, config.Throughput.Rounds)
 }
 
 func TestWrongFlagsAreRefused(t *testing.T) {

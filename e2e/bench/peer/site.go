@@ -143,9 +143,9 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 	if err == nil {
 		return printed, nil
 	}
-	said := printed
+	err = fmt.Errorf("run %s: %w", filepath.Base(cmd.Path), err)
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		said = append(said, exit.Stderr...)
+		err = fmt.Errorf("%w: %s", err, lan.Tail(append(printed, exit.Stderr...)))
 	}
-	return nil, fmt.Errorf("run %s: %w: %s", filepath.Base(cmd.Path), err, lan.Tail(said))
+	return nil, err
 }

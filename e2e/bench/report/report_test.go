@@ -39,9 +39,9 @@ func verdicts(bars []Bar) []Verdict {
 }
 
 func speed(gigabits ...float64) Measured[throughput.Result] {
-	r := throughput.Result{Latency: throughput.Latency{Avg: 320 * time.Microsecond, Max: 1500 * time.Microsecond}}
+	r := throughput.Result{Pings: []throughput.Latency{{Avg: 320 * time.Microsecond, Max: 1500 * time.Microsecond}}}
 	for _, figure := range gigabits {
-		r.Runs = append(r.Runs, figure*1e9)
+		r.Streams = append(r.Streams, figure*1e9)
 	}
 	return measured(r)
 }

@@ -19,10 +19,10 @@ func ThroughputTable(rows []Throughput) (string, []Bar) {
 	medians := map[string]float64{}
 	for _, row := range rows {
 		if row.Result.OK() {
-			medians[row.Peer] = row.Result.Value.Median()
+			medians[row.Peer] = row.Result.Value.Speed()
 		}
 	}
-	t := table{head: []string{"peer", "Gbit/s, median", "runs", "/ wireguard-go", "/ EdgeVPN", "ping avg (max)", "bar"}}
+	t := table{head: []string{"peer", "Gbit/s", "rounds", "/ wireguard-go", "/ EdgeVPN", "ping avg (max)", "bar"}}
 	var bars []Bar
 	for _, row := range rows {
 		overWireGuard, okWireGuard := ratio(medians, row.Peer, "wireguard-go")
@@ -38,10 +38,10 @@ func ThroughputTable(rows []Throughput) (string, []Bar) {
 		}
 		t.add(
 			strings.TrimSpace(row.Peer+" "+row.Version),
-			show(row.Result, func(r throughput.Result) string { return gigabits(r.Median()) }),
-			show(row.Result, func(r throughput.Result) string { return each(r.Runs, gigabits) }),
+			show(row.Result, func(r throughput.Result) string { return gigabits(r.Speed()) }),
+			show(row.Result, func(r throughput.Result) string { return each(r.Streams, gigabits) }),
 			factor(overWireGuard, okWireGuard), factor(overEdgeVPN, okEdgeVPN),
-			show(row.Result, func(r throughput.Result) string { return latency(r.Latency) }),
+			show(row.Result, func(r throughput.Result) string { return latency(r.Latency()) }),
 			verdict,
 		)
 	}

@@ -95,15 +95,18 @@ func (s *session) convergenceSection(took map[string]map[int]report.Measured[tim
 	slices.Sort(sizes)
 	var rows []report.Convergence
 	for _, nodes := range slices.Compact(sizes) {
-		rows = append(rows, report.Convergence{Nodes: nodes, Muster: took["muster"][nodes], EdgeVPN: took["edgevpn"][nodes]})
+		row := report.Convergence{Nodes: nodes, Muster: took["muster"][nodes], EdgeVPN: took["edgevpn"][nodes]}
+		if row.Muster.Asked || row.EdgeVPN.Asked {
+			rows = append(rows, row)
+		}
 	}
 	table, bars := report.ConvergenceTable(rows)
 	return section{
 		name:  "convergence",
 		title: "Time until every node has its place",
 		about: fmt.Sprintf("All nodes started at once, each in its own network namespace on one bridge, found by mDNS alone; from the start "+
-			"of the first process until every node has an address, and for Muster a role (three masters) too. EdgeVPN %s gives addresses "+
-			"only. K3s is off.", s.version("edgevpn")),
+			"of the first process until every node has an address, and for Muster a role (three masters) too, as each says itself. "+
+			"EdgeVPN %s gives addresses only. K3s is off.", s.version("edgevpn")),
 		table: table,
 		bars:  bars,
 	}
@@ -114,8 +117,8 @@ func (s *session) idleSection(quiet map[string]report.Measured[idle.Result]) sec
 	return section{
 		name:  "idle",
 		title: fmt.Sprintf("What an idle node costs, %d nodes", s.IdleNodes),
-		about: fmt.Sprintf("Received and sent on the node's underlay link over %v, from %v after the last address. 1 kB is 1000 bytes, "+
-			"1 MB is 10⁶. EdgeVPN does not tell its goroutines. K3s is off.", s.Idle.Window, s.Idle.Settle),
+		about: fmt.Sprintf("Received and sent on the node's underlay link over %.0f s, from %.0f s after the last address. 1 kB is 1000 bytes, "+
+			"1 MB is 10⁶. EdgeVPN does not tell its goroutines. K3s is off.", s.Idle.Window.Seconds(), s.Idle.Settle.Seconds()),
 		table: table,
 		bars:  bars,
 	}

@@ -43,8 +43,8 @@ type Config struct {
 // Measurements are the names of what can be measured, in the order in which it is.
 var Measurements = []string{"throughput", "convergence", "idle"}
 
-// Contestants are the names of the peers, in the order in which they are measured: Muster right after wireguard-go, so
-// that the closest race is run under the same load.
+// Contestants are the names of the peers, in the order in which they are measured: Muster right after wireguard-go, so that
+// the closest race is run under the same load.
 var Contestants = []string{"veth", "edgevpn", "nebula", "wireguard-go", "muster"}
 
 // ErrIncomplete says that something could not be measured.
@@ -164,5 +164,13 @@ func (s *session) version(name string) string {
 	if name == "muster" {
 		return s.Commit
 	}
-	return s.versions[strings.TrimSuffix(name, "-go")]
+	return short(s.versions[strings.TrimSuffix(name, "-go")])
+}
+
+// short keeps the commit of a Go pseudo-version (v0.0.0-TIME-COMMIT) and leaves any other version as it is.
+func short(version string) string {
+	if parts := strings.Split(version, "-"); len(parts) == 3 {
+		return parts[2]
+	}
+	return version
 }

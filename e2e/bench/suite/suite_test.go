@@ -40,7 +40,7 @@ func bench(t *testing.T) (Config, *bytes.Buffer) {
 		Measurements: Measurements, Contestants: []string{"veth"},
 		Nodes: []int{3}, EdgeVPNNodes: []int{3}, IdleNodes: 3,
 		Idle:       idle.Options{Window: time.Second},
-		Throughput: throughput.Options{Runs: 1, Length: time.Second, Pings: 10},
+		Throughput: throughput.Options{Rounds: 1, Length: time.Second, Pings: 10},
 		Output:     printed, Log: new(bytes.Buffer),
 	}, printed
 }
@@ -85,7 +85,7 @@ func TestRunThatIsCalledOffWritesNothingAndLeavesNothing(t *testing.T) {
 	config.Throughput.Length = time.Minute
 	ctx, cancel := context.WithCancel(t.Context())
 	config.Log = writer(func(line string) {
-		if strings.Contains(line, "throughput between two nodes") {
+		if strings.Contains(line, "veth: two nodes start") {
 			time.AfterFunc(2*time.Second, cancel) // in the middle of the stream
 		}
 	})
@@ -112,6 +112,12 @@ func TestSizesAreThoseOfTheMeasurementsThatAreAskedFor(t *testing.T) {
 		require.Len(t, s.sizes([]int{20, 3, 5}), want)
 		require.IsIncreasing(t, append([]int{0}, s.sizes([]int{20, 3, 5})...))
 	}
+}
+
+func TestPseudoVersionIsShortened(t *testing.T) {
+	require.Equal(t, "ecfc5a8d5446", short("v0.0.0-20260522210424-ecfc5a8d5446"))
+	require.Equal(t, "v1.10.3", short("v1.10.3"))
+	require.Equal(t, "v1.0.0-rc1", short("v1.0.0-rc1"))
 }
 
 func TestSummaryNamesWhatWasMissed(t *testing.T) {

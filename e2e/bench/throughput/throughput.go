@@ -4,6 +4,7 @@ package throughput
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,58 +21,99 @@ import (
 
 // Options say how long is measured.
 type Options struct {
-	Runs   int           // the figure is the median of so many
-	Length time.Duration // of one run, in whole seconds
-	Pings  int
-	// Settle lets what a peer does on first contact (path discovery, handshakes) end before it is measured.
+	Rounds int           // the figures are the medians of so many
+	Length time.Duration // of one stream, in whole seconds
+	Pings  int           // in each round
+	// Settle lets what peers do on first contact (path discovery, handshakes) end before they are measured.
 	Settle time.Duration
 }
 
-// Result is what was measured on one peer.
+// Result is what was measured on one peer, in the order of the rounds.
 type Result struct {
-	Runs    []float64 // bits per second, in the order they were taken
-	Latency Latency
+	Streams []float64 // bits per second
+	Pings   []Latency
 }
 
-// Median returns the middle one of the runs, in bits per second.
-func (r Result) Median() float64 { return median(r.Runs) }
+// Speed returns the middle one of the streams, in bits per second.
+func (r Result) Speed() float64 { return median(r.Streams) }
+
+// Latency returns the round of pings whose average is the middle one.
+func (r Result) Latency() Latency {
+	if len(r.Pings) == 0 {
+		return Latency{}
+	}
+	sorted := slices.SortedFunc(slices.Values(r.Pings), func(a, b Latency) int { return cmp.Compare(a.Avg, b.Avg) })
+	return sorted[len(sorted)/2]
+}
+
+// Outcome is a Result, or why there is none.
+type Outcome struct {
+	Result Result
+	Err    error
+}
 
 const (
 	// joining bounds how long two nodes may take to reach each other: EdgeVPN needs up to a minute.
 	joining = 3 * time.Minute
-	// attempts is how often a run may be tried: iperf3 over EdgeVPN sometimes loses its control connection.
+	// attempts is how often a stream may be tried: iperf3 over EdgeVPN sometimes loses its control connection.
 	attempts = 3
 )
 
-// Measure starts two nodes of a peer, measures between them and stops them.
-func Measure(ctx context.Context, p peer.Peer, options Options, progress func(format string, args ...any)) (result Result, err error) {
-	defer func() { err = errors.Join(err, p.Stop()) }()
-	if err := p.Start(ctx, 2); err != nil {
-		return Result{}, err
+// Measure starts two nodes of every peer, measures between them, and stops them. It goes round by round, every peer once in
+// each, so that a machine that is busier for a while is so for all of them. A peer that fails drops out and leaves the
+// others in.
+func Measure(ctx context.Context, peers []peer.Peer, options Options, progress func(format string, args ...any)) []Outcome {
+	outcomes := make([]Outcome, len(peers))
+	targets := make([]netip.Addr, len(peers))
+	each := func(do func(i int) error) {
+		for i, p := range peers {
+			if outcomes[i].Err == nil {
+				if outcomes[i].Err = do(i); outcomes[i].Err != nil {
+					progress("%s drops out: %v", p.Name(), outcomes[i].Err)
+				}
+			}
+		}
 	}
-	target, err := reach(ctx, p)
-	if err != nil {
-		return Result{}, err
+	each(func(i int) (err error) {
+		progress("%s: two nodes start", peers[i].Name())
+		if err := peers[i].Start(ctx, 2); err != nil {
+			return err
+		}
+		targets[i], err = reach(ctx, peers[i])
+		return err
+	})
+	settled := pause(ctx, options.Settle)
+	for range options.Rounds {
+		each(func(i int) error {
+			if settled != nil {
+				return settled
+			}
+			return round(ctx, peers[i], targets[i], options, &outcomes[i].Result, progress)
+		})
 	}
-	if err := pause(ctx, options.Settle); err != nil {
-		return Result{}, err
+	for i, p := range peers {
+		outcomes[i].Err = errors.Join(outcomes[i].Err, p.Stop())
 	}
+	return outcomes
+}
+
+func round(ctx context.Context, p peer.Peer, target netip.Addr, options Options, result *Result, progress func(string, ...any)) error {
 	summary, err := run(p.Command(ctx, 1, "ping", "-q", "-c", strconv.Itoa(options.Pings), "-i", "0.01", target.String()))
 	if err != nil {
-		return Result{}, fmt.Errorf("%s: measure latency: %w", p.Name(), err)
+		return fmt.Errorf("%s: measure latency: %w", p.Name(), err)
 	}
-	if result.Latency, err = parsePing(summary); err != nil {
-		return Result{}, fmt.Errorf("%s: measure latency: %w", p.Name(), err)
+	latency, err := parsePing(summary)
+	if err != nil {
+		return fmt.Errorf("%s: measure latency: %w", p.Name(), err)
 	}
-	for len(result.Runs) < options.Runs {
-		speed, err := repeat(ctx, attempts, func() (float64, error) { return stream(ctx, p, target, options.Length) })
-		if err != nil {
-			return Result{}, fmt.Errorf("%s: measure throughput: %w", p.Name(), err)
-		}
-		progress("%s: %.3f Gbit/s, ping %v", p.Name(), speed/1e9, result.Latency.Avg)
-		result.Runs = append(result.Runs, speed)
+	speed, err := repeat(ctx, attempts, func() (float64, error) { return stream(ctx, p, target, options.Length) })
+	if err != nil {
+		return fmt.Errorf("%s: measure throughput: %w", p.Name(), err)
 	}
-	return result, nil
+	progress("%s: %.3f Gbit/s, ping %v", p.Name(), speed/1e9, latency.Avg)
+	result.Pings = append(result.Pings, latency)
+	result.Streams = append(result.Streams, speed)
+	return nil
 }
 
 // reach waits until node 1 gets an answer from node 2 over the peer, and returns node 2's address.

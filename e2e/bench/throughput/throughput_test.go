@@ -66,8 +66,8 @@ func TestMedian(t *testing.T) {
 		2:   {3, 1, 2},
 	} {
 		before := slices.Clone(figures)
-		require.InDelta(t, want, Result{Runs: figures}.Median(), 0)
-		require.Equal(t, before, figures, "the order of the runs is kept")
+		require.InDelta(t, want, Result{Streams: figures}.Speed(), 0)
+		require.Equal(t, before, figures, "the order of the rounds is kept")
 	}
 }
 
@@ -112,6 +112,10 @@ type stage struct {
 	stopped              bool
 }
 
+func working() *stage {
+	return &stage{server: "echo Server listening on 5201", client: "cat testdata/iperf3.json", ping: "cat testdata/ping.txt"}
+}
+
 func (*stage) Name() string                              { return "stage" }
 func (*stage) Start(context.Context, int) error          { return nil }
 func (*stage) Process(context.Context, int) (int, error) { return 0, peer.ErrNoProcess }
@@ -131,26 +135,45 @@ func (s *stage) Command(ctx context.Context, node int, argv ...string) *exec.Cmd
 	return exec.CommandContext(ctx, "sh", "-c", "exec 2>/dev/null; "+script)
 }
 
-func TestMeasureTakesEveryRunAndStopsThePeer(t *testing.T) {
-	s := &stage{
-		server: "echo Server listening on 5201",
-		client: "cat testdata/iperf3.json",
-		ping:   "cat testdata/ping.txt",
+func TestMeasureTakesEveryRoundAndStopsThePeers(t *testing.T) {
+	one, other := working(), working()
+	var told []string
+	outcomes := Measure(t.Context(), []peer.Peer{one, other}, Options{Rounds: 3, Length: time.Second, Pings: 20}, func(format string, args ...any) {
+		told = append(told, fmt.Sprintf(format, args...))
+	})
+	require.Len(t, outcomes, 2)
+	for _, outcome := range outcomes {
+		require.NoError(t, outcome.Err)
+		require.Len(t, outcome.Result.Streams, 3)
+		require.Equal(t, 41*time.Microsecond, outcome.Result.Latency().Avg)
 	}
-	var told int
-	result, err := Measure(t.Context(), s, Options{Runs: 3, Length: time.Second, Pings: 20}, func(string, ...any) { told++ })
-	require.NoError(t, err)
-	require.Len(t, result.Runs, 3)
-	require.Equal(t, 41*time.Microsecond, result.Latency.Avg)
-	require.Equal(t, 3, told)
+	require.Len(t, told, 2+2*3)
+	require.True(t, one.stopped)
+	require.True(t, other.stopped)
+}
+
+func TestPeerThatFailsDropsOutAndIsStopped(t *testing.T) {
+	broken, fine := &stage{server: "exit 1", client: "exit 1", ping: "cat testdata/ping.txt"}, working()
+	outcomes := Measure(t.Context(), []peer.Peer{broken, fine}, Options{Rounds: 2, Length: time.Second, Pings: 20}, func(string, ...any) {})
+	require.ErrorContains(t, outcomes[0].Err, "stage: measure throughput: start iperf3 server: it ended before it listened")
+	require.NoError(t, outcomes[1].Err)
+	require.Len(t, outcomes[1].Result.Streams, 2)
+	require.True(t, broken.stopped)
+	require.True(t, fine.stopped)
+}
+
+func TestMeasurementThatIsCalledOffStopsThePeers(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s := working()
+	outcomes := Measure(ctx, []peer.Peer{s}, Options{Rounds: 1, Length: time.Second, Pings: 20, Settle: time.Hour}, func(string, ...any) { cancel() })
+	require.ErrorIs(t, outcomes[0].Err, context.Canceled)
 	require.True(t, s.stopped)
 }
 
-func TestMeasureStopsThePeerWhenItFails(t *testing.T) {
-	s := &stage{server: "exit 1", client: "exit 1", ping: "cat testdata/ping.txt"}
-	_, err := Measure(t.Context(), s, Options{Runs: 1, Length: time.Second, Pings: 20}, func(string, ...any) {})
-	require.ErrorContains(t, err, "stage: measure throughput: start iperf3 server: it ended before it listened")
-	require.True(t, s.stopped)
+func TestLatencyIsThatOfTheMiddleRound(t *testing.T) {
+	require.Zero(t, Result{}.Latency())
+	r := Result{Pings: []Latency{{Avg: 3, Max: 30}, {Avg: 1, Max: 10}, {Avg: 2, Max: 20}}}
+	require.Equal(t, Latency{Avg: 2, Max: 20}, r.Latency())
 }
 
 func TestServerThatWaitsForEverIsEndedWithTheRun(t *testing.T) {
