@@ -24,8 +24,7 @@ import (
 	"github.com/muster-edge/muster/e2e/k3slab/server"
 )
 
-// stopGrace is how long a component may take to end after SIGTERM. The API server
-// would wait a minute for its watchers.
+// stopGrace is how long a component may take to end after SIGTERM.
 const stopGrace = 4 * time.Second
 
 const usage = `usage: k3s server|agent [flags]

@@ -128,8 +128,10 @@ func (e *Etcd) Wait(ctx context.Context) error {
 	}
 }
 
-// Close stops the member.
-func (e *Etcd) Close() { e.embed.Close() }
+// Close hands leadership over and stops the member. Its listeners stay for the
+// process to end with: closing them gracefully would wait, for up to 15 s, for the
+// watches of the API server in the same process.
+func (e *Etcd) Close() { e.embed.Server.Stop() }
 
 func (e *Etcd) becomeReady(ctx context.Context, voters []string) error {
 	if len(voters) > 0 {

@@ -28,8 +28,13 @@ import (
 	"github.com/muster-edge/muster/e2e/k3slab/supervisor"
 )
 
-// readyPoll is how often the own API is asked whether it is up.
-const readyPoll = 100 * time.Millisecond
+const (
+	// readyPoll is how often the own API is asked whether it is up.
+	readyPoll = 100 * time.Millisecond
+	// stopGrace is how long the API server may finish requests before its etcd is
+	// closed. Left alone it would wait a minute for its watchers.
+	stopGrace = time.Second
+)
 
 type server struct {
 	options     *flags.Options
@@ -80,7 +85,26 @@ func Run(ctx context.Context, options *flags.Options) error {
 	group.Go(func() error { return etcd.Wait(ctx) })
 	group.Go(func() error { return s.runAPIServer(ctx, listener, early) })
 	group.Go(func() error { return s.runAboveAPI(ctx, group) })
-	return group.Wait()
+	return waitBriefly(ctx, group)
+}
+
+// waitBriefly waits for the group, but no longer than stopGrace once its context
+// has ended: what is then left over ends with the process.
+func waitBriefly(ctx context.Context, group *errgroup.Group) error {
+	ended := make(chan error, 1)
+	go func() { ended <- group.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(stopGrace):
+	}
+	// The group's first error, or that of a context that somebody else ended.
+	return context.Cause(ctx)
 }
 
 func newServer(options *flags.Options) (*server, error) {
