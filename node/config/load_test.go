@@ -423,3 +423,18 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 		require.Equal(t, 2, server.requests)
 	})
 }
+
+func FuzzCmdline(f *testing.F) {
+	f.Add("quiet p2p.dns=true k3s.args[0]=\"--v 2\" kairos.config=a.b=c stages.boot[0].name=x")
+	f.Add("p2p.=x p2p..x=y kairos.config= kairos.config=.=x k3s.args[-1]=z stages.0=1 stages[0]=2 stages.a=b")
+	f.Fuzz(func(t *testing.T, line string) {
+		var r report
+		root := parseCmdline("c", line, &r)
+		d := decoder{config: defaults(), checkToken: badToken}
+		d.decode(root)
+		d.implied()
+		if err := d.err(); err != nil {
+			require.LessOrEqual(t, strings.Count(err.Error(), "\n"), MaxLines-1)
+		}
+	})
+}
