@@ -1,0 +1,180 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// state is what DIR/lab.json remembers between two commands.
+type state struct {
+	Version   int               `json:"version"`
+	BootID    string            `json:"boot_id"` // of the host: after its reboot no process recorded here exists
+	Bridge    string            `json:"bridge"`
+	Shared    bool              `json:"shared"`
+	Subnet    int               `json:"subnet"` // the x of 172.30.x.0/24
+	Binary    string            `json:"binary"`
+	K3s       string            `json:"k3s,omitempty"`
+	Env       []string          `json:"env,omitempty"`
+	Binds     map[string]string `json:"binds,omitempty"`
+	Switch    process           `json:"switch"`
+	Nodes     []*node           `json:"nodes"`
+	Partition [][]string        `json:"partition,omitempty"`
+}
+
+// node is one machine of the lab.
+type node struct {
+	Name         string    `json:"name"`
+	Number       int       `json:"number"`
+	Hardware     string    `json:"hardware"` // stands for the DMI UUID: survives wipes and reboots
+	Init         process   `json:"init"`     // its PID 1; zero when the power is off
+	Cut          bool      `json:"cut,omitempty"`
+	Loss         float64   `json:"loss,omitempty"` // percent, each way
+	AgentStarted time.Time `json:"agent_started"`
+}
+
+const stateVersion = 1
+
+func (s *state) node(name string) (*node, error) {
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no node %q: this lab has n1 to %s", ErrUsage, name, nodeName(len(s.Nodes)))
+}
+
+// pick returns the nodes named, all of them if none is.
+func (s *state) pick(names []string) ([]*node, error) {
+	if len(names) == 0 {
+		return slices.Clone(s.Nodes), nil
+	}
+	var picked []*node
+	for _, name := range names {
+		n, err := s.node(name)
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(picked, n) {
+			picked = append(picked, n)
+		}
+	}
+	return picked, nil
+}
+
+// loadState reads DIR/lab.json; ErrNotUp if there is none.
+func loadState(dir string) (*state, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "lab.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s: start one with `muster lab up`", ErrNotUp, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read lab state: %w", err)
+	}
+	var s state
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return nil, fmt.Errorf("read lab state %s/lab.json: %w (`muster lab down` removes it)", dir, err)
+	}
+	if s.Version != stateVersion {
+		return nil, fmt.Errorf("read lab state %s/lab.json: version %d, this muster writes %d (`muster lab down` removes it)", dir, s.Version, stateVersion)
+	}
+	if s.BootID != bootID() {
+		s.Switch = process{}
+		for _, n := range s.Nodes {
+			n.Init = process{}
+		}
+	}
+	return &s, nil
+}
+
+func (s *state) save(dir string) error {
+	s.Version, s.BootID = stateVersion, bootID()
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write lab state: %w", err)
+	}
+	if err := replaceFile(filepath.Join(dir, "lab.json"), raw); err != nil {
+		return fmt.Errorf("write lab state: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes beside path, syncs and renames, so that path always holds one whole version.
+func replaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the first error is the one to tell
+	}
+	return err
+}
+
+func bootID() string {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "" // a kernel without it: PIDs are then told apart by start time alone
+	}
+	return strings.TrimSpace(string(raw))
+}
+
+// lock is held by whoever changes a lab; two commands on one directory take turns.
+type lock struct{ file *os.File }
+
+// lockDir waits for the lock of dir until ctx ends. The directory is created if create is set.
+func lockDir(ctx context.Context, dir string, create bool) (*lock, error) {
+	if create {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("create lab directory: %w", err)
+		}
+	}
+	path := filepath.Join(dir, "lock")
+	for {
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) && !create {
+				return nil, fmt.Errorf("%w in %s: start one with `muster lab up`", ErrNotUp, dir)
+			}
+			return nil, fmt.Errorf("lock lab: %w", err)
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Down removes the lock file while it holds it: a lock on a file that has no name any more protects nothing.
+		if err == nil && sameFile(f, path) {
+			return &lock{f}, nil
+		}
+		_ = f.Close() // nothing was written
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("lock lab: %w", err)
+		}
+		if err != nil {
+			if perr := pause(ctx, pollInterval); perr != nil {
+				return nil, fmt.Errorf("another lab command is at work in %s: %w", dir, perr)
+			}
+		}
+	}
+}
+
+func (l *lock) release() { _ = l.file.Close() } // closing drops the lock, and nothing was written
+
+func sameFile(f *os.File, path string) bool {
+	have, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Stat(path)
+	return err == nil && os.SameFile(have, named)
+}
