@@ -97,7 +97,7 @@ func (g *gate) handshake(ctx context.Context, conn transport.CapableConn, role a
 
 	stream, err := openAdmission(ctx, conn, role)
 	if err != nil {
-		return nil, admissionEnd(ctx, hungUp(err))
+		return nil, admissionEnd(ctx, left(role, err))
 	}
 	binding, err := channelBinding(conn)
 	if err != nil {
@@ -205,8 +205,12 @@ func (r *refusals) note(log *slog.Logger, conn transport.CapableConn, role admis
 		r.logged[reason] = now
 	}
 	r.mu.Unlock()
-	if due && reason != "cancelled" {
-		log.Warn("peer not admitted", "peer", conn.RemotePeer().String(), "addr", conn.RemoteMultiaddr().String(),
+	if due {
+		level := slog.LevelWarn
+		if reason == "cancelled" || reason == "left" {
+			level = slog.LevelDebug // a dial that became needless, a probe
+		}
+		log.Log(context.Background(), level, "peer not admitted", "peer", conn.RemotePeer().String(), "addr", conn.RemoteMultiaddr().String(),
 			"dialled", role == roleDialer, "reason", reason, "total", count, "error", err)
 	}
 }
@@ -229,6 +233,8 @@ func refusalReason(err error) string {
 		return "not_proved"
 	case errors.Is(err, ErrNotMuster):
 		return "not_muster"
+	case errors.Is(err, errLeft):
+		return "left"
 	case errors.Is(err, ErrHungUp):
 		return "hung_up"
 	case errors.Is(err, errCrowded):

@@ -46,6 +46,10 @@ var (
 	ErrHungUp = errors.New("the other end refuses us (another token, network_id or enrolment epoch, or we are revoked there)")
 	// ErrNotMuster means that the peer speaks something else, or damaged.
 	ErrNotMuster = errors.New("not a Muster node of this protocol version")
+
+	// errLeft means that a dialer went before it said anything, as one does that
+	// only asks who is there (see probe).
+	errLeft = errors.New("left without a word")
 )
 
 // handshake is one end of admission, without the connection that carries it.
@@ -137,7 +141,7 @@ func (h handshake) judge(r io.Reader, t transcript, prover admissionRole) error 
 func readHello(r io.Reader, from admissionRole) ([]byte, error) {
 	raw, err := readFrame(r)
 	if err != nil {
-		return nil, hungUp(err)
+		return nil, left(from.other(), err)
 	}
 	h, err := decodeHello(raw)
 	if err != nil {
@@ -159,6 +163,14 @@ func readSalutation(r io.Reader) (salutation, error) {
 		return salutation{}, fmt.Errorf("%w: %w", ErrNotMuster, err)
 	}
 	return s, nil
+}
+
+// left reads the end of the stream before the other end's hello, as seen by ours.
+func left(ours admissionRole, err error) error {
+	if ours == roleListener && !errors.Is(err, errFrameTooLong) {
+		return fmt.Errorf("%w: %w", errLeft, err)
+	}
+	return hungUp(err)
 }
 
 // hungUp reads the end of the stream before the greetings as what it means there.

@@ -57,6 +57,13 @@ const (
 	roleListener admissionRole = 'L'
 )
 
+func (r admissionRole) other() admissionRole {
+	if r == roleDialer {
+		return roleListener
+	}
+	return roleDialer
+}
+
 // hello opens admission.
 type hello struct {
 	Version byte

@@ -236,8 +236,8 @@ func (h *Host) ID() peer.ID { return h.self }
 func (h *Host) Addrs() []multiaddr.Multiaddr { return h.inner.Addrs() }
 
 // Refusals counts connections that were not admitted, by reason: "revoked",
-// "not_proved", "not_muster", "hung_up", "crowded", "deadline", "cancelled",
-// "other".
+// "not_proved", "not_muster", "hung_up", "left", "crowded", "deadline",
+// "cancelled", "other".
 func (h *Host) Refusals() map[string]uint64 { return h.gate.refusals.snapshot() }
 
 // Close closes all connections and waits for what the host started.

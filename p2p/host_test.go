@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -131,6 +132,10 @@ func (h *testHost) sees(p peer.ID) bool {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Getenv(lanNodeEnv)) > 0 {
+		runLANNode()
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// Global ones of libraries, started once and for the life of the process.
 		goleak.IgnoreTopFunction("github.com/ipfs/go-log/v2/writer.(*MirrorWriter).logRoutine"),
