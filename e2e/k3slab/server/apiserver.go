@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -79,7 +80,7 @@ func (s *server) runAPIServer(ctx context.Context, listener *front.Listener, ear
 	if err := prepared.Run(ctx); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("kube-apiserver: %w", err)
 	}
-	return endOf(ctx, fmt.Errorf("kube-apiserver ended by itself"))
+	return endOf(ctx, errors.New("kube-apiserver ended by itself"))
 }
 
 func (s *server) apiServerArgs() []string {
