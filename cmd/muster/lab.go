@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/muster-edge/muster/e2e/lab"
+	"github.com/muster-edge/muster/node"
 )
 
 // newLabCommand is `muster lab`: a whole site in namespaces of this machine.
@@ -30,7 +31,7 @@ func newLabCommand() *cobra.Command {
 	dir := root.PersistentFlags().String("dir", "", "directory of the lab (default $MUSTER_LAB_DIR, else .cache/lab)")
 	open := func() (*lab.Lab, error) { return lab.Open(*dir) }
 	root.AddCommand(
-		labUp(dir), labStatus(open), labExec(open), labKubectl(open), labKill(open), labStart(open), labRestart(open),
+		labUp(dir), labStatus(open), labExec(open), labKubectl(dir), labKill(open), labStart(open), labRestart(open),
 		labWipe(open), labAdd(open), labPartition(open), labHeal(open), labNet(open), labLogs(open), labDown(dir),
 	)
 	return root
@@ -53,7 +54,7 @@ func labUp(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up --nodes N --config FILE",
 		Short: "Start a lab; one that is up in the same directory is replaced",
-		Args:  labArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if len(nat) > 0 {
 				return labError(fmt.Errorf("%w: --nat: nodes behind NAT come with issue 4; this lab has one flat LAN", lab.ErrUsage))
@@ -88,7 +89,7 @@ func labUp(dir *string) *cobra.Command {
 func readLabConfigs(values []string, opts *lab.Options) error {
 	opts.NodeConfig = map[string][]byte{}
 	for _, value := range values {
-		node, file, own := strings.Cut(value, "=")
+		name, file, own := strings.Cut(value, "=")
 		if !own {
 			file = value
 		}
@@ -97,7 +98,7 @@ func readLabConfigs(values []string, opts *lab.Options) error {
 			return fmt.Errorf("%w: --config: %w", lab.ErrUsage, err)
 		}
 		if own {
-			opts.NodeConfig[node] = raw
+			opts.NodeConfig[name] = raw
 			continue
 		}
 		if opts.Config != nil {
@@ -109,32 +110,32 @@ func readLabConfigs(values []string, opts *lab.Options) error {
 }
 
 func labStatus(open openLab) *cobra.Command {
-	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what every node says about itself",
-		Args:  labArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "table" && output != "json" {
-				return labError(fmt.Errorf("%w: -o %q: want table or json", lab.ErrUsage, output))
-			}
-			l, err := open()
-			if err != nil {
-				return labError(err)
-			}
-			rows, err := l.Status(cmd.Context())
-			if err != nil {
-				return labError(err)
-			}
-			if output == "json" {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(rows)
-			}
-			return printLabTable(cmd.OutOrStdout(), rows)
-		},
+		Args:  cobra.NoArgs,
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	format := output(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		asJSON, err := format()
+		if err != nil {
+			return err
+		}
+		l, err := open()
+		if err != nil {
+			return labError(err)
+		}
+		rows, err := l.Status(cmd.Context())
+		if err != nil {
+			return labError(err)
+		}
+		if asJSON {
+			encoder := json.NewEncoder(cmd.OutOrStdout())
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(rows)
+		}
+		return printLabTable(cmd.OutOrStdout(), rows)
+	}
 	return cmd
 }
 
@@ -167,35 +168,42 @@ func labExec(open openLab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:                   "exec NODE -- CMD [ARG…]",
 		Short:                 "Run a command in a node; its exit code becomes this one's",
-		Args:                  labArgs(cobra.MinimumNArgs(2)),
+		Args:                  cobra.MinimumNArgs(2),
 		DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
 				return labError(err)
 			}
-			return runInLab(cmd, args[1:], func(ctx context.Context, c lab.Command) error { return l.Run(ctx, args[0], c) })
+			command := args[1:]
+			if command[0] == "--" { // stays when flags may not follow NODE
+				command = command[1:]
+			}
+			return runInLab(cmd, command, func(ctx context.Context, c lab.Command) error { return l.Run(ctx, args[0], c) })
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }
 
-func labKubectl(open openLab) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "kubectl [ARG…]",
-		Short: "Run kubectl as the cluster's administrator, in a master that is ready",
-		Args:  cobra.ArbitraryArgs,
+func labKubectl(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:                "kubectl [ARG…]",
+		Short:              "Run kubectl as the cluster's administrator, in a master that is ready",
+		DisableFlagParsing: true, // all flags are kubectl's, but for a --dir in front
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := open()
+			if len(args) > 1 && args[0] == "--dir" {
+				*dir, args = args[1], args[2:]
+			} else if len(args) > 0 && strings.HasPrefix(args[0], "--dir=") {
+				*dir, args = strings.TrimPrefix(args[0], "--dir="), args[1:]
+			}
+			l, err := lab.Open(*dir)
 			if err != nil {
 				return labError(err)
 			}
 			return runInLab(cmd, args, l.Kubectl)
 		},
 	}
-	cmd.Flags().SetInterspersed(false) // after the verb everything is kubectl's
-	return cmd
 }
 
 // runInLab hands the terminal to a command in a node. The terminal sends ^C to that command itself, so this process only has to
@@ -217,7 +225,7 @@ func labKill(open openLab) *cobra.Command {
 		Short: "Cut the power of a node; with --agent, end only its agent",
 		Long: "Cut the power of a node: every process ends by SIGKILL, what is on disk stays. Another signal goes to every\n" +
 			"process of the node and leaves the power on; with --agent it goes to the agent alone.",
-		Args: labArgs(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			sig := unix.SignalNum("SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG"))
 			if sig == 0 {
@@ -242,7 +250,7 @@ func labStart(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start NODE…",
 		Short: "Boot nodes that are off, and start agents that do not run",
-		Args:  labArgs(cobra.MinimumNArgs(1)),
+		Args:  cobra.MinimumNArgs(1),
 		RunE:  onLab(open, (*lab.Lab).Start),
 	}
 }
@@ -267,7 +275,7 @@ func labWipe(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "wipe NODE…",
 		Short: "Cut the power of nodes and empty their disks but for /oem; `start` boots them",
-		Args:  labArgs(cobra.MinimumNArgs(1)),
+		Args:  cobra.MinimumNArgs(1),
 		RunE:  onLab(open, (*lab.Lab).Wipe),
 	}
 }
@@ -287,7 +295,7 @@ func labAdd(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "add COUNT",
 		Short: "Start more nodes with the configuration of the first ones",
-		Args:  labArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var count int
 			if _, err := fmt.Sscanf(args[0]+"\n", "%d\n", &count); err != nil {
@@ -311,7 +319,7 @@ func labPartition(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "partition n1,n2|n3,n4",
 		Short: "Cut the LAN into groups; nodes in no group reach everybody",
-		Args:  labArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			groups, err := lab.ParsePartition(args[0])
 			if err != nil {
@@ -330,7 +338,7 @@ func labHeal(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "heal",
 		Short: "End the partition and all losses, plug in all cables",
-		Args:  labArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := open()
 			if err != nil {
@@ -348,7 +356,7 @@ func labNet(open openLab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "net NODE",
 		Short: "Pull or plug in the cable of a node, or make its link lose frames",
-		Args:  labArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			change := lab.LinkChange{}
 			if up || down {
@@ -383,7 +391,7 @@ func labLogs(open openLab) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs NODE",
 		Short: "Show what a node's agent wrote",
-		Args:  labArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
@@ -400,7 +408,7 @@ func labDown(dir *string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "End the lab and remove everything it wrote",
-		Args:  labArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := lab.At(*dir)
 			if err != nil {
@@ -411,34 +419,17 @@ func labDown(dir *string) *cobra.Command {
 	}
 }
 
-// labArgs makes a wrong number of arguments what it is: wrong usage.
-func labArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return labError(fmt.Errorf("%w: %w", lab.ErrUsage, err))
-		}
-		return nil
-	}
-}
-
-// labFailure carries the exit code of `muster lab` to main.
-type labFailure struct{ err error }
-
-func (f *labFailure) Error() string { return f.err.Error() }
-func (f *labFailure) Unwrap() error { return f.err }
-
-// ExitCode is the exit code of DESIGN §14, or that of the command that ran in a node.
-func (f *labFailure) ExitCode() int { return lab.ExitCode(f.err) }
-
-// Silent is true if there is nothing to add: a command in a node has said itself why it failed.
-func (f *labFailure) Silent() bool {
-	var exit *lab.ExitError
-	return errors.As(f.err, &exit) && exit.Code != 127
-}
-
+// labError gives err the exit code of DESIGN §14, or that of the command that ran in a node.
 func labError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &labFailure{err}
+	var exit *lab.ExitError
+	if errors.As(err, &exit) && exit.Code != notFound {
+		return &node.ExitError{Code: exit.Code, Err: errors.New("")} // the command has said itself why it failed
+	}
+	return &node.ExitError{Code: lab.ExitCode(err), Err: err}
 }
+
+// notFound is a shell's exit code for a command that does not exist.
+const notFound = 127

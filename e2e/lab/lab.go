@@ -300,6 +300,15 @@ func (l *Lab) clear(ctx context.Context) error {
 	if !exists(l.dir, "lab.json") {
 		return nil
 	}
+	torn, err := filepath.Glob(filepath.Join(l.dir, ".*.json-*")) // left by a command that was killed while it wrote
+	if err != nil {
+		return err // the pattern is constant
+	}
+	for _, path := range torn {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
 	for _, name := range []string{"nodes", "log", "config.yaml", "timeline.json", "lab.json"} {
 		if err := os.RemoveAll(filepath.Join(l.dir, name)); err != nil {
 			return err

@@ -58,7 +58,7 @@ func leftovers(t *testing.T) []string {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/lab/nodes/") {
+		if strings.Contains(line, os.TempDir()+"/Test") {
 			left = append(left, line)
 		}
 	}
@@ -69,17 +69,16 @@ func leftovers(t *testing.T) []string {
 			left = append(left, link.Name())
 		}
 	}
-	binary, err := os.Executable()
+	own, err := os.Stat("/proc/self/exe")
 	require.NoError(t, err)
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	require.NoError(t, err)
 	for _, p := range processes {
-		// Others use this machine too: ours are the processes of this very binary. The fake agent is one under another path.
-		exe, _ := os.Readlink(p + "/exe")
-		args, _ := os.ReadFile(p + "/cmdline")
-		here := p == fmt.Sprintf("/proc/%d", os.Getpid())
-		if !here && (exe == binary || exe == agentPath && string(args) == "muster\x00agent\x00") {
-			left = append(left, p+" "+exe)
+		// Others run labs on this machine too: ours are the processes of this very binary, under whatever path it is bound.
+		exe, err := os.Stat(p + "/exe")
+		if err == nil && os.SameFile(exe, own) && p != fmt.Sprintf("/proc/%d", os.Getpid()) {
+			args, _ := os.ReadFile(p + "/cmdline") // it may have ended
+			left = append(left, p+" "+string(args))
 		}
 	}
 	return left
