@@ -3,6 +3,7 @@ package p2p
 import (
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -92,7 +93,7 @@ func (h *Host) greet(p peer.ID, ours salutation) error {
 		err = writeFrame(s, ours.encode())
 	}
 	if err == nil {
-		_, err = s.Read(make([]byte, 1))
+		_, err = io.ReadFull(s, make([]byte, 1)) // QUIC gives the last byte and EOF at once
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("greet %s: %w", p, err), s.Reset())
