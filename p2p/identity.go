@@ -48,7 +48,7 @@ const (
 	identityVersion = 1
 	maxIdentityFile = 16 << 10 // bytes
 
-	// replacedDir keeps what a cloned disk brought along, one copy; see moveAside.
+	// replacedDir keeps what a cloned disk brought along, one copy.
 	replacedDir        = "replaced"
 	replacedPartialDir = "replaced.partial"
 )
@@ -97,17 +97,19 @@ func openIdentity(dir string, hw Hardware, disk stateDisk) (*Identity, IdentityO
 	interrupted := exists(filepath.Join(dir, replacedPartialDir))
 
 	switch {
-	case errors.Is(err, os.ErrNotExist) && !interrupted:
-		id, err := createIdentity(dir, hw, disk, false)
-		return id, IdentityNew, err
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return nil, 0, fmt.Errorf("open identity %s: %w", path, err)
-	case interrupted || !record.Hardware.Same(hw):
-		if err := moveAside(dir, disk); err != nil {
-			return nil, 0, fmt.Errorf("move the state of another machine aside in %s: %w", dir, err)
+	case interrupted && record.Replaced && record.Hardware.Same(hw):
+		// Only the last step was cut off.
+		if err := keepAside(dir, disk); err != nil {
+			return nil, 0, err
 		}
-		id, err := createIdentity(dir, hw, disk, true)
+	case interrupted || err == nil && !record.Hardware.Same(hw):
+		id, err := replaceIdentity(dir, hw, disk)
 		return id, IdentityReplaced, err
+	case err != nil:
+		id, err := createIdentity(dir, hw, disk, false)
+		return id, IdentityNew, err
 	}
 
 	id, err := newIdentity(dir, disk, record)
@@ -203,6 +205,7 @@ func (i *Identity) String() string       { return i.id.String() }
 func (i *Identity) GoString() string     { return i.id.String() }
 func (i *Identity) LogValue() slog.Value { return slog.StringValue(i.id.String()) }
 
+// createIdentity returns no identity unless it is on disk.
 func createIdentity(dir string, hw Hardware, disk stateDisk, replaced bool) (*Identity, error) {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)
@@ -211,7 +214,10 @@ func createIdentity(dir string, hw Hardware, disk stateDisk, replaced bool) (*Id
 		return nil, fmt.Errorf("make identity: %w", err)
 	}
 	id.file.ID = id.id.String()
-	return id, id.save()
+	if err := id.save(); err != nil {
+		return nil, err
+	}
+	return id, nil
 }
 
 func newIdentity(dir string, disk stateDisk, record identityRecord) (*Identity, error) {

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 )
@@ -15,13 +16,24 @@ type stateDisk interface {
 	RemoveAll(path string) error
 }
 
-// moveAside moves everything in dir into dir/replaced, in place of what an
-// earlier replacement left there. It stays on the same file system, where a
-// rename needs no space, and there is never more than one copy. It can be cut at
-// any line: the identity is moved last, and until the very end the partial
-// directory says that a replacement is under way.
+// replaceIdentity moves everything in dir into dir/replaced, in place of what an
+// earlier replacement left there, and makes a new identity. It stays on the same
+// file system, where a rename needs no space, and there is never more than one
+// copy. It can be cut at any line: the old identity is moved last, and from then
+// until the new one is on disk the partial directory says what is under way.
+func replaceIdentity(dir string, hw Hardware, disk stateDisk) (*Identity, error) {
+	if err := moveAside(dir, disk); err != nil {
+		return nil, fmt.Errorf("move the state of another machine aside in %s: %w", dir, err)
+	}
+	id, err := createIdentity(dir, hw, disk, true)
+	if err != nil {
+		return nil, err
+	}
+	return id, keepAside(dir, disk)
+}
+
 func moveAside(dir string, disk stateDisk) error {
-	partial, final := filepath.Join(dir, replacedPartialDir), filepath.Join(dir, replacedDir)
+	partial := filepath.Join(dir, replacedPartialDir)
 	if err := disk.Mkdir(partial); err != nil {
 		return err
 	}
@@ -39,13 +51,23 @@ func moveAside(dir string, disk stateDisk) error {
 		}
 	}
 	err = disk.Rename(filepath.Join(dir, identityFile), filepath.Join(partial, identityFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // moved before the cut
 	}
-	if err := disk.RemoveAll(final); err != nil {
-		return err
+	return err
+}
+
+// keepAside makes what was moved the one copy that is kept.
+func keepAside(dir string, disk stateDisk) error {
+	final := filepath.Join(dir, replacedDir)
+	err := disk.RemoveAll(final)
+	if err == nil {
+		err = disk.Rename(filepath.Join(dir, replacedPartialDir), final)
 	}
-	return disk.Rename(partial, final)
+	if err != nil {
+		return fmt.Errorf("keep the state of another machine in %s: %w", final, err)
+	}
+	return nil
 }
 
 // osDisk is the real one.
