@@ -98,7 +98,8 @@ func (h *Host) greet(p peer.ID, ours salutation) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("greet %s: %w", p, err), s.Reset())
 	}
-	return s.Close()
+	_ = s.Close() // they know, and may have hung up first
+	return nil
 }
 
 func (h *Host) handleGreet(s network.Stream) {
