@@ -341,17 +341,30 @@ func (a *Agent) promised() bool {
 	return f != nil && f.Promised()
 }
 
+// founder tells whether this node founded a site with others.
+func (a *Agent) founder() bool {
+	f := a.currentFounding()
+	if f == nil {
+		return false
+	}
+	_, founded := f.Certificate()
+	return founded
+}
+
 // forward turns the changes of every source into a change of the agent.
 func (a *Agent) forward(ctx context.Context, sources ...func() <-chan struct{}) {
 	for _, source := range sources {
 		a.forwarders.Go(func() {
+			changed := source()
 			for {
 				select {
-				case <-source():
-					a.changed.Notify()
+				case <-changed:
 				case <-ctx.Done():
 					return
 				}
+				// Taken before anybody looks, so that no later change is missed.
+				changed = source()
+				a.changed.Notify()
 				// What changes in bursts is looked at once.
 				if !sleep(ctx, settle, nil) {
 					return

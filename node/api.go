@@ -173,32 +173,27 @@ func (a *Agent) setPolicy(ctx context.Context, body io.Reader) (roles.Policy, er
 	if err != nil {
 		return roles.Policy{}, err
 	}
+	changes, err := io.ReadAll(body)
+	if err != nil {
+		return roles.Policy{}, fmt.Errorf("set policy: %w", err)
+	}
 	view := l.View()
-	state, err := siteState(view)
+	genesis, founded := ledger.ReadGenesis(view)
+	if !founded {
+		return roles.Policy{}, errNoSite
+	}
+	record, err := roles.ChangePolicy(policyRecord(view, genesis), changes)
+	switch {
+	case errors.Is(err, roles.ErrFixedPolicy):
+		return roles.Policy{}, fmt.Errorf("%w: %w", ErrRefused, err)
+	case err != nil:
+		return roles.Policy{}, usageError{err}
+	}
+	_, err = l.Propose(ctx, ledger.Txn{}.If(ledger.KeyPolicy, view.IndexOf(ledger.KeyPolicy)).Set(ledger.KeyPolicy, record))
 	if err != nil {
-		return roles.Policy{}, err
+		return roles.Policy{}, fmt.Errorf("set policy: %w", err)
 	}
-	policy := state.Policy
-	d := json.NewDecoder(body)
-	d.DisallowUnknownFields()
-	if err := d.Decode(&policy); err != nil {
-		return policy, usageError{fmt.Errorf("read policy: %w", err)}
-	}
-	if policy.Range != state.Policy.Range {
-		return policy, fmt.Errorf("%w: the range of a site never changes, addresses were given from it", ErrRefused)
-	}
-	if err := policy.Validate(); err != nil {
-		return policy, usageError{err}
-	}
-	value, err := json.Marshal(policy)
-	if err != nil {
-		return policy, err
-	}
-	_, err = l.Propose(ctx, ledger.Txn{}.If(ledger.KeyPolicy, view.IndexOf(ledger.KeyPolicy)).Set(ledger.KeyPolicy, value))
-	if err != nil {
-		return policy, fmt.Errorf("set policy: %w", err)
-	}
-	return policy, nil
+	return roles.ParsePolicy(record)
 }
 
 // DNSRow is a record as `muster dns list -o json` shows it.

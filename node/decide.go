@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/json"
 	"fmt"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -12,7 +13,15 @@ import (
 // transaction turns the planner's decisions into one transaction: all of them
 // or none, and only if nothing that they rest on has changed since view.
 func transaction(view ledger.View, decisions []roles.Decision) (ledger.Txn, error) {
-	t := draft{view: view, compared: map[string]bool{}, records: map[string]encoder{}}
+	t := draft{view: view, records: map[string]encoder{}}
+	// Every plan rewrites the counter, so that of two plans made from the same
+	// state only one can commit, whatever they are about.
+	counter, _, err := ledger.Read[ledger.Counter](view, ledger.KeyCounter)
+	if err != nil {
+		return ledger.Txn{}, err
+	}
+	counter.Value.Next = max(counter.Value.Next, 1)
+	t.set(ledger.KeyCounter, counter)
 	for _, d := range decisions {
 		if err := t.add(d); err != nil {
 			return ledger.Txn{}, err
@@ -24,11 +33,9 @@ func transaction(view ledger.View, decisions []roles.Decision) (ledger.Txn, erro
 // draft collects the records of a transaction; a later decision about the same
 // key replaces an earlier one.
 type draft struct {
-	view     ledger.View
-	order    []string
-	compared map[string]bool
-	records  map[string]encoder
-	guards   []string
+	view    ledger.View
+	order   []string
+	records map[string]encoder
 }
 
 func (t *draft) add(d roles.Decision) error {
@@ -46,7 +53,6 @@ func (t *draft) add(d roles.Decision) error {
 			return err
 		}
 		t.set(ledger.NameKey(id), fresh(ledger.Name{Name: d.Name}))
-		t.guards = append(t.guards, ledger.KeyCounter)
 	case roles.AssignRole:
 		id, err := peerOf(d.ID)
 		if err != nil {
@@ -89,13 +95,6 @@ func (t *draft) txn() (ledger.Txn, error) {
 			return txn, fmt.Errorf("write %s: %w", key, err)
 		}
 		txn = txn.If(key, t.view.IndexOf(key)).Set(key, value)
-		t.compared[key] = true
-	}
-	for _, key := range t.guards {
-		if !t.compared[key] {
-			txn = txn.If(key, t.view.IndexOf(key))
-			t.compared[key] = true
-		}
 	}
 	return txn, nil
 }
@@ -124,9 +123,6 @@ func (a *Agent) ledgerConfig() ledger.Config {
 
 // checkPolicy refuses a policy that this version would not understand.
 func checkPolicy(text json.RawMessage) error {
-	var p roles.Policy
-	if err := json.Unmarshal(text, &p); err != nil {
-		return err
-	}
-	return p.Validate()
+	_, err := roles.ParsePolicy(text)
+	return err
 }

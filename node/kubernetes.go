@@ -55,7 +55,7 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 func (m *member) askFirst() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.confirmed || m.ledger.Status().Current {
+	if m.confirmed || m.current() {
 		m.confirmed = true
 		return ""
 	}
@@ -67,6 +67,13 @@ func (m *member) askFirst() string {
 	}
 	time.AfterFunc(left, m.agent.changed.Notify)
 	return fmt.Sprintf("a peer to confirm that this node is still what it was (%s more, then it goes on alone)", left.Round(time.Second))
+}
+
+// current tells whether somebody who decides or follows has confirmed this
+// node's copy of the decisions since it started.
+func (m *member) current() bool {
+	s := m.ledger.Status()
+	return s.Quorum && s.Behind == 0 && (s.Voter || s.Following != "")
 }
 
 // spec is what K3s is to be on this node, or why it cannot be said yet.

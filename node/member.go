@@ -83,7 +83,7 @@ func (m *member) alive() []peer.ID {
 		return all
 	}
 	for _, s := range membership.Members() {
-		if s.Status == p2p.Alive {
+		if s.Status == p2p.MemberAlive {
 			all = append(all, s.ID)
 		}
 	}
@@ -104,7 +104,7 @@ func (m *member) gossip(ctx context.Context) ([]string, error) {
 		return m.whyNotFounded(), nil
 	}
 	site := m.ledger.Site()
-	label := fmt.Sprintf("site/%s/%d", site.ID, site.Generation)
+	label := fmt.Sprintf("site-%s-%d", site.ID, site.Generation)
 	a.host.SetGreeting(p2p.Greeting{Site: site.ID, Generation: site.Generation})
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -282,7 +282,7 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 		if s, ok := seen[id]; ok {
 			since = now.Sub(s.Since)
 			// A suspect is alive until it had its chance to refute.
-			h.Alive = s.Status == p2p.Alive || s.Status == p2p.Suspect
+			h.Alive = s.Status == p2p.MemberAlive || s.Status == p2p.MemberSuspect
 		}
 		h.Alive = h.Alive || id == m.agent.identity.ID()
 		if h.Alive {
@@ -290,7 +290,9 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 		} else {
 			h.DeadFor = since
 		}
-		if f, ok := m.agent.factsOf(id); ok {
+		f, heard := m.agent.factsOf(id)
+		h.Unheard = !heard
+		if heard {
 			h.K8sReady = f.Kubernetes.NodeReady
 			h.CAHash = f.Kubernetes.CAHash
 			h.LANs = f.LANs

@@ -59,7 +59,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		for _, m := range membership.Members() {
 			count[m.Status]++
 		}
-		for _, s := range []p2p.MemberStatus{p2p.Alive, p2p.Suspect, p2p.Dead, p2p.Left} {
+		for _, s := range []p2p.MemberStatus{p2p.MemberAlive, p2p.MemberSuspect, p2p.MemberDead, p2p.MemberLeft} {
 			gauge(descMembers, count[s], s.String())
 		}
 	}

@@ -92,6 +92,7 @@ func (a *Agent) becomeMember(ctx context.Context) (*ledger.Ledger, error) {
 			return nil, err
 		}
 		if cert != nil {
+			a.enter(PhaseFounding, "")
 			a.events.add("founding", "site "+cert.Genesis.Site, fmt.Sprintf("%d founders, %d masters", len(cert.Genesis.Founders), len(cert.Genesis.Masters)))
 			return ledger.Found(a.ledgerConfig(), *cert)
 		}
@@ -183,7 +184,7 @@ func (n *newcomer) settle(view string) time.Duration {
 func (n *newcomer) candidatesKnown() (known []roles.Candidate, unknown []string) {
 	conflicts := n.agent.facts.Conflicts()
 	for _, m := range n.membership.Members() {
-		if m.Status != p2p.Alive && m.ID != n.agent.identity.ID() {
+		if m.Status != p2p.MemberAlive && m.ID != n.agent.identity.ID() {
 			continue
 		}
 		f, ok := n.agent.factsOf(m.ID)
@@ -289,7 +290,7 @@ func (n *newcomer) explain(context.Context) ([]string, error) {
 		return []string{n.enrol}, nil
 	}
 	why := n.agent.currentFounding().Waiting()
-	if n.agent.promised() {
+	if n.agent.promised() || n.agent.founder() {
 		n.agent.enter(PhaseFounding, "")
 	} else {
 		n.agent.enter(PhaseSearching, "")
@@ -312,7 +313,7 @@ func (n *newcomer) candidates() []peer.ID {
 func (n *newcomer) alive() []peer.ID {
 	var all []peer.ID
 	for _, m := range n.membership.Members() {
-		if m.Status == p2p.Alive {
+		if m.Status == p2p.MemberAlive {
 			all = append(all, m.ID)
 		}
 	}

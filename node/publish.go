@@ -74,7 +74,7 @@ func (a *Agent) observe() (Facts, error) {
 func (a *Agent) policy() roles.Policy {
 	c := a.opts.Config.P2P
 	return roles.Policy{
-		Auto: c.Auto.Enable, HA: c.Auto.HA.Enable, AdditionalMasters: c.Auto.HA.MasterNodes,
+		Auto: c.Auto.Enable, HA: c.Auto.HA.Enable, AdditionalMasters: c.Masters() - 1,
 		MinimumNodes: c.MinimumNodes, DynamicRoles: c.DynamicRoles, ReplaceAfter: c.ReplaceAfter,
 		ExternalDB: c.Auto.HA.ExternalDB.Reveal(), Kubernetes: a.opts.Config.K3s.Enabled || a.opts.Config.K3sAgent.Enabled,
 	}

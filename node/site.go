@@ -25,12 +25,9 @@ func siteState(view ledger.View) (roles.State, error) {
 	for _, id := range genesis.Masters {
 		s.Masters = append(s.Masters, roles.NodeID(id))
 	}
-	policy := genesis.Policy
-	if e, changed := view.Get(ledger.KeyPolicy); changed {
-		policy = e.Value
-	}
-	err := json.Unmarshal(policy, &s.Policy)
-	if err != nil {
+	policy := policyRecord(view, genesis)
+	var err error
+	if s.Policy, err = roles.ParsePolicy(policy); err != nil {
 		return s, fmt.Errorf("read the site's policy: %w", err)
 	}
 	if s.Policy.Range, err = netip.ParsePrefix(genesis.Range); err != nil {
@@ -66,6 +63,15 @@ func siteState(view ledger.View) (roles.State, error) {
 		s.Epoch = &roles.Epoch{N: e.N, Init: roles.NodeID(e.Init), CAHash: e.CAHash, FormedMasters: e.Formed}
 	}
 	return s, nil
+}
+
+// policyRecord is the site's policy as it was written: the genesis record's
+// until an operator changed it.
+func policyRecord(view ledger.View, genesis ledger.Genesis) json.RawMessage {
+	if e, changed := view.Get(ledger.KeyPolicy); changed {
+		return e.Value
+	}
+	return genesis.Policy
 }
 
 // nodeID is the planner's name for a node.

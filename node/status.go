@@ -205,7 +205,7 @@ func (a *Agent) rows() []Row {
 		}
 		if id != self {
 			r.Path = a.pathTo(id, seen[id], connected[id], mesh, r.Address)
-			if s := seen[id]; s.Status != p2p.Alive {
+			if s := seen[id]; s.Status != p2p.MemberAlive {
 				r.LastSeen, r.Ready = s.Since.UTC(), false
 				r.Reason = "not seen in gossip"
 			}
@@ -222,7 +222,7 @@ func (a *Agent) rows() []Row {
 
 func (a *Agent) pathTo(_ peer.ID, s p2p.MemberState, connected bool, mesh *mesh, address string) Path {
 	switch {
-	case s.Status != p2p.Alive || !connected:
+	case s.Status != p2p.MemberAlive || !connected:
 		return PathNone
 	case mesh == nil || address == "" || !a.opts.Config.P2P.VPN.Use:
 		return PathLAN

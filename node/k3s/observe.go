@@ -170,3 +170,23 @@ func firstLine(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
 	return line
 }
+
+// KnownCAHash returns the SHA-256 of the cluster CA that this machine's server
+// holds from an earlier start, or "" when it holds none.
+func KnownCAHash() string {
+	hash, err := caHash(serverCA)
+	if err != nil {
+		return ""
+	}
+	return hash
+}
+
+// AdminKubeconfig reads the admin kubeconfig that K3s wrote on this server. It
+// speaks of 127.0.0.1.
+func AdminKubeconfig() ([]byte, error) {
+	text, err := os.ReadFile(adminKubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the admin kubeconfig: %w", err)
+	}
+	return text, nil
+}
