@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // Tester is the part of testing.TB that [ForTest] uses; this package is linked into muster, which must not carry package testing.
@@ -44,6 +45,9 @@ func ForTest(ctx context.Context, t Tester, opts Options) *Lab {
 	}
 	return l
 }
+
+// downTimeout is how long taking a test's lab down may need.
+const downTimeout = time.Minute
 
 // tailLines is how much of each log a failed test shows.
 const tailLines = 40

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"gopkg.in/yaml.v3"
@@ -34,7 +33,7 @@ func New(opts Options) (*Lab, error) {
 
 // Open returns the lab that is up in dir (empty: [DefaultDir]); ErrNotUp if there is none.
 func Open(dir string) (*Lab, error) {
-	l, err := at(dir)
+	l, err := At(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -45,9 +44,7 @@ func Open(dir string) (*Lab, error) {
 }
 
 // At returns the lab in dir whether one is up or not; it is for [Lab.Down], which works on half a lab as well.
-func At(dir string) (*Lab, error) { return at(dir) }
-
-func at(dir string) (*Lab, error) {
+func At(dir string) (*Lab, error) {
 	if dir == "" {
 		dir = DefaultDir()
 	}
@@ -466,6 +463,3 @@ func (l *Lab) Configure(ctx context.Context, name string, config []byte) error {
 		return nil
 	})
 }
-
-// downTimeout is how long taking a lab down may need when nobody said otherwise.
-const downTimeout = time.Minute

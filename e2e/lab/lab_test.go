@@ -29,8 +29,10 @@ func labUp(t *testing.T, opts Options) *Lab {
 	return ForTest(t.Context(), t, patient(opts))
 }
 
-// patient bounds the wait of a lab in these tests: fake agents answer in a moment, or never.
+// patient bounds the wait of a lab in these tests: fake agents answer in a moment, or never. And it keeps the race detector from
+// sleeping for a second at the end of every command in a node.
 func patient(opts Options) Options {
+	opts.Env = append(opts.Env, "GORACE=atexit_sleep_ms=0")
 	if opts.Timeout == 0 {
 		opts.Timeout = 30 * time.Second
 	}
@@ -244,7 +246,7 @@ func TestUpWaitsForRolesAndWritesATimeline(t *testing.T) {
 func TestTimeoutKeepsTheLabAndSaysWhy(t *testing.T) {
 	checkNothingLeft(t)
 	var progress strings.Builder
-	l, err := New(Options{Dir: filepath.Join(t.TempDir(), "lab"), Until: UntilRoles, Timeout: time.Second, Progress: &progress})
+	l, err := New(patient(Options{Dir: filepath.Join(t.TempDir(), "lab"), Until: UntilRoles, Timeout: time.Second, Progress: &progress}))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Down(context.WithoutCancel(t.Context()))) })
 	err = l.Up(t.Context())
@@ -306,7 +308,7 @@ func running(l *Lab) int {
 func TestDownFindsALabWhoseStateIsLost(t *testing.T) {
 	checkNothingLeft(t)
 	dir := filepath.Join(t.TempDir(), "lab")
-	l := ForTest(t.Context(), t, Options{Dir: dir, Nodes: 2})
+	l := ForTest(t.Context(), t, patient(Options{Dir: dir, Nodes: 2}))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "lab.json"), []byte("{"), 0o600))
 	require.NoError(t, l.Down(t.Context()))
 

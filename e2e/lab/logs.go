@@ -27,7 +27,7 @@ func (l *Lab) Logs(ctx context.Context, name string, w io.Writer, follow bool) e
 			return nil
 		}
 		if err := pause(ctx, pollInterval); err != nil {
-			return nil //nolint:nilerr // being told to stop is how following ends
+			return nil // being told to stop is how following ends
 		}
 		if _, err := os.Stat(l.logPath(name)); errors.Is(err, os.ErrNotExist) {
 			return nil
