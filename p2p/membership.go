@@ -166,7 +166,8 @@ func (m *Membership) listConfig() *memberlist.Config {
 	c.TCPTimeout = t.StreamTimeout
 	c.UDPBufferSize = maxGossipPacket
 	c.EnableCompression = false // pings are incompressible names, and an expander is one thing less to attack
-	c.Delegate = m.exchange.delegate(m)
+	delegate := m.exchange.delegate(m)
+	c.Delegate, c.Ping = delegate, delegate
 	c.Events, c.Alive = m, m
 	c.Logger = slogWriter(m.log)
 	return c

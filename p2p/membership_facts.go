@@ -4,11 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +45,9 @@ const (
 var errBadDigest = errors.New("bad digest of facts")
 
 // factExchange spreads facts: a new one rides on gossip; when two nodes compare
-// everything they exchange digests only, and each pulls what it lacks.
+// everything they exchange digests only, and each pulls what it lacks. As gossip
+// may miss a node, each answer to a ping carries a hash of the digest, and who
+// sees another one than its own pulls.
 type factExchange struct {
 	host    MembershipHost
 	facts   *Facts
@@ -58,15 +63,23 @@ type factExchange struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
+	mu      sync.Mutex
+	closed  bool
+	settled time.Time // since then no fact has changed
 }
 
-// pull is what a peer has newer than we do: the versions that we hold.
+// pull asks a peer for what it has newer than the versions that we hold.
 type pull struct {
 	from peer.ID
 	held map[peer.ID]uint64
+	all  bool // everything newer; otherwise only of the nodes in held
 }
+
+// The first byte of a pull says which; the rest is a digest.
+const (
+	pullListed = 1
+	pullAll    = 2
+)
 
 func newFactExchange(cfg MembershipConfig) *factExchange {
 	x := &factExchange{
@@ -105,6 +118,9 @@ func (x *factExchange) watch() {
 	loud := make(map[peer.ID]bool)
 	for {
 		changed := x.facts.Changed()
+		x.mu.Lock()
+		x.settled = time.Now()
+		x.mu.Unlock()
 		if own, ok := x.facts.Get(x.host.ID()); ok && own.Version > said {
 			said = own.Version
 			x.broadcast(own)
@@ -115,11 +131,21 @@ func (x *factExchange) watch() {
 				x.log.Error("identity conflict: two machines use one identity; nobody plans with it until one of them is wiped", "peer", id.String())
 			}
 		}
+		if !x.pause(changed, flush.C) {
+			return
+		}
+	}
+}
+
+// pause flushes until something changes, and returns false at the end.
+func (x *factExchange) pause(changed <-chan struct{}, flush <-chan time.Time) bool {
+	for {
 		select {
 		case <-x.ctx.Done():
-			return
+			return false
 		case <-changed:
-		case <-flush.C:
+			return true
+		case <-flush:
 			if err := x.facts.Flush(); err != nil {
 				x.log.Warn("facts of others are not on disk", "error", err)
 			}
@@ -173,13 +199,18 @@ func (x *factExchange) fetch() {
 }
 
 func (x *factExchange) pull(p pull) error {
-	for id, held := range p.held {
-		if own, ok := x.facts.Get(id); ok && own.Version > held {
-			delete(p.held, id) // came meanwhile
+	kind, expect := byte(pullListed), 0
+	if p.all {
+		kind, expect, p.held = pullAll, MaxFacts, x.facts.Digest()
+	} else {
+		for id, held := range p.held {
+			if own, ok := x.facts.Get(id); ok && own.Version > held {
+				delete(p.held, id) // came meanwhile
+			}
 		}
-	}
-	if len(p.held) == 0 {
-		return nil
+		if expect = len(p.held); expect == 0 {
+			return nil
+		}
 	}
 	ctx, cancel := context.WithTimeout(x.ctx, x.timing.StreamTimeout)
 	defer cancel()
@@ -190,11 +221,11 @@ func (x *factExchange) pull(p pull) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
 	defer func() { _ = s.Reset() }() // all that counts was read
-	if err := writeChunk(s, encodeDigest(x.host.ID(), p.held)); err != nil {
+	if err := writeChunk(s, append([]byte{kind}, encodeDigest(x.host.ID(), p.held)...)); err != nil {
 		return fmt.Errorf("ask: %w", err)
 	}
 	r := bufio.NewReader(s)
-	for range p.held {
+	for range expect {
 		raw, err := readChunk(r, maxEncodedFact)
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -206,10 +237,10 @@ func (x *factExchange) pull(p pull) error {
 		if err := f.UnmarshalBinary(raw); err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
-		held, asked := p.held[f.ID]
 		// News of a node that is new to us is no news to the others: it said
-		// so itself. An update that we missed, others may have missed, too.
-		if x.merge(f) && asked && held > 0 {
+		// so itself. An update that we missed in a partition, others missed,
+		// too; one that only gossip missed, they have.
+		if x.merge(f) && !p.all && p.held[f.ID] > 0 {
 			x.broadcast(f)
 		}
 	}
@@ -247,18 +278,21 @@ func (x *factExchange) serve(s network.Stream) {
 }
 
 func (x *factExchange) answer(s io.ReadWriter) error {
-	raw, err := readChunk(bufio.NewReader(s), maxDigest)
+	raw, err := readChunk(bufio.NewReader(s), 1+maxDigest)
 	if err != nil {
 		return err
 	}
-	_, held, err := decodeDigest(raw)
+	if len(raw) == 0 || raw[0] != pullListed && raw[0] != pullAll {
+		return fmt.Errorf("%w: unknown kind of pull", errBadDigest)
+	}
+	_, held, err := decodeDigest(raw[1:])
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriter(s)
-	for id, version := range held {
-		f, ok := x.facts.Get(id)
-		if !ok || f.Version <= version {
+	for _, f := range x.facts.All() {
+		version, listed := held[f.ID]
+		if f.Version <= version || !listed && raw[0] == pullListed {
 			continue
 		}
 		raw, err := f.MarshalBinary()
@@ -298,7 +332,7 @@ func (x *factExchange) greet(id peer.ID) {
 }
 
 func (x *factExchange) want(p pull) {
-	if len(p.held) == 0 || p.from == x.host.ID() {
+	if !p.all && len(p.held) == 0 || p.from == x.host.ID() {
 		return
 	}
 	select {
@@ -328,7 +362,7 @@ type gossipDelegate struct {
 	meta func() []byte
 }
 
-func (x *factExchange) delegate(m *Membership) memberlist.Delegate {
+func (x *factExchange) delegate(m *Membership) gossipDelegate {
 	return gossipDelegate{x, m.meta}
 }
 
@@ -355,6 +389,37 @@ func (d gossipDelegate) LocalState(bool) []byte {
 }
 
 func (d gossipDelegate) MergeRemoteState(raw []byte, _ bool) { d.x.compare(raw) }
+
+// factsSettle is how long gossip is given before a difference counts.
+const factsSettle = 2 * time.Second
+
+// AckPayload implements [memberlist.PingDelegate].
+func (d gossipDelegate) AckPayload() []byte { return digestHash(d.x.facts.Digest()) }
+
+// NotifyPingComplete implements [memberlist.PingDelegate].
+func (d gossipDelegate) NotifyPingComplete(other *memberlist.Node, _ time.Duration, payload []byte) {
+	x := d.x
+	id, err := peer.Decode(other.Name)
+	if err != nil || len(payload) == 0 || bytes.Equal(payload, digestHash(x.facts.Digest())) {
+		return
+	}
+	x.mu.Lock()
+	settled := time.Since(x.settled) > factsSettle
+	x.mu.Unlock()
+	if settled {
+		x.want(pull{from: id, all: true})
+	}
+}
+
+// digestHash is short, as it travels all the time; a collision only delays what
+// the next comparison finds.
+func digestHash(versions map[peer.ID]uint64) []byte {
+	h := sha256.New()
+	for _, id := range slices.Sorted(maps.Keys(versions)) {
+		h.Write(binary.BigEndian.AppendUint64([]byte(id), versions[id]))
+	}
+	return h.Sum(nil)[:8]
+}
 
 // maxDigest bounds an encoded digest, in bytes.
 const maxDigest = 1 + (MaxFacts+1)*(maxPeerIDSize+2+binary.MaxVarintLen64)

@@ -395,6 +395,20 @@ func TestFactsMissedWhileAwayArePulledOnReturn(t *testing.T) {
 	})
 }
 
+func TestFactThatGossipMissedIsFoundByPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lab := newGossipLab(t, 4)
+		defer lab.close()
+		lab.startAll()
+		stranger := factIdentity(t, 99)
+		_, err := lab.facts[2].Merge(sealFact(t, stranger, 7, []byte(`"never gossiped"`)))
+		require.NoError(t, err)
+		lab.await(15*time.Second, "everywhere", func() bool {
+			return !slices.ContainsFunc(lab.facts, func(f *Facts) bool { return f.Digest()[stranger.ID()] != 7 })
+		})
+	})
+}
+
 func TestLabelsDoNotMix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lab := newGossipLab(t, 4)
