@@ -40,17 +40,19 @@ const (
 )
 
 // transitions lists what may follow a phase. Every phase may become starting
-// (a restart) and blocked.
+// (a restart) and blocked. A newcomer becomes a member through founding or
+// enrolling and never turns back; a member moves among its phases as it is
+// observed, which may skip one that lasted no time.
 var transitions = map[Phase][]Phase{
 	PhaseStarting:   {PhaseSearching, PhaseJoining},
 	PhaseSearching:  {PhaseFounding, PhaseEnrolling},
 	PhaseFounding:   {PhaseSearching, PhaseEnrolling, PhaseJoining},
-	PhaseEnrolling:  {PhaseSearching, PhaseJoining},
-	PhaseJoining:    {PhaseConnecting, PhaseSearching},
-	PhaseConnecting: {PhaseInstalling, PhaseRunning, PhaseJoining},
-	PhaseInstalling: {PhaseRunning, PhaseConnecting, PhaseJoining},
-	PhaseRunning:    {PhaseInstalling, PhaseConnecting, PhaseJoining},
-	PhaseBlocked:    {PhaseSearching, PhaseJoining, PhaseConnecting, PhaseInstalling, PhaseRunning},
+	PhaseEnrolling:  {PhaseSearching, PhaseFounding, PhaseJoining},
+	PhaseJoining:    {PhaseConnecting, PhaseInstalling, PhaseRunning},
+	PhaseConnecting: {PhaseJoining, PhaseInstalling, PhaseRunning},
+	PhaseInstalling: {PhaseJoining, PhaseConnecting, PhaseRunning},
+	PhaseRunning:    {PhaseJoining, PhaseConnecting, PhaseInstalling},
+	PhaseBlocked:    {PhaseSearching, PhaseFounding, PhaseEnrolling, PhaseJoining, PhaseConnecting, PhaseInstalling, PhaseRunning},
 }
 
 // ErrPhase is returned for a phase that may not follow the present one.
