@@ -66,6 +66,7 @@ type Config struct {
 type Ledger struct {
 	cfg     Config
 	site    Site
+	lock    *os.File
 	copy    *replica
 	voter   *voter // nil on a follower
 	changed p2p.Notifier
@@ -213,15 +214,19 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 		slots:  make(chan struct{}, maxProposalsInHand),
 		enrols: newEnrolLimit(),
 	}
-	l.copy, err = openReplica(cfg.Dir, m.Site, cfg.disk, &l.changed)
+	l.lock, err = lockDir(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
+	}
+	l.copy, err = openReplica(cfg.Dir, m.Site, cfg.disk, &l.changed)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.lock.Close())
 	}
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	if m.Voter {
 		if err := l.startVoter(m); err != nil {
 			l.stop()
-			return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.copy.close())
+			return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.copy.close(), l.lock.Close())
 		}
 	}
 	l.follow = newFollowClient(l)
@@ -346,7 +351,7 @@ func (l *Ledger) Close() error {
 		err = l.voter.close()
 	}
 	l.wg.Wait()
-	return errors.Join(err, l.copy.close())
+	return errors.Join(err, l.copy.close(), l.lock.Close())
 }
 
 // spawn runs fn unless the ledger is closed. Close waits for it.

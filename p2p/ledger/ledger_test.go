@@ -1,9 +1,21 @@
 package ledger
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 func TestFoundersCommitTheGenesisRecordFirst(t *testing.T) {
@@ -39,4 +51,314 @@ func TestAnyNodeProposesAndReadsItsOwnWrite(t *testing.T) {
 		require.Equal(t, n.id(), e.Author)
 		s.settled(index)
 	}
+}
+
+func TestAnotherMasterDecidesWhenTheCoordinatorIsGone(t *testing.T) {
+	s := newSite(t, 4, 3).found()
+	old := s.coordinator()
+	first, err := old.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.NoError(t, err)
+	old.stop()
+
+	now := s.coordinator()
+	require.NotEqual(t, old.id(), now.id())
+	_, ok := now.Get(DNSKey("a"))
+	require.True(t, ok, "a coordinator holds everything that was committed")
+	second, err := now.Propose(testContext(t), dns("a", "10.0.0.2", first))
+	require.NoError(t, err)
+	s.settled(second)
+
+	old.restart()
+	s.settled(second)
+	third, err := old.Propose(testContext(t), dns("b", "10.0.0.2", 0))
+	require.NoError(t, err)
+	s.settled(third)
+}
+
+func TestLeadershipIsHandedOverOnRequest(t *testing.T) {
+	s := newSite(t, 3, 3).found()
+	old := s.coordinator()
+	require.NoError(t, old.TransferLeadership(testContext(t)))
+	eventually(t, "another coordinator", func() bool {
+		return slices.ContainsFunc(s.nodes, func(n *testNode) bool { return n != old && n.IsCoordinator() })
+	})
+	require.False(t, old.IsCoordinator())
+	require.Error(t, old.TransferLeadership(testContext(t)))
+}
+
+func TestEverythingDecidedIsReadFromDiskBeforeAnyPeerIsThere(t *testing.T) {
+	s := newSite(t, 4, 3).found()
+	c := s.coordinator()
+	index, err := c.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.NoError(t, err)
+	s.settled(index)
+	for _, n := range s.nodes {
+		n.stop()
+	}
+	for _, n := range s.nodes {
+		n.restart()
+		require.Equal(t, index, n.Index(), "alone, at once")
+		_, ok := n.Get(DNSKey("a"))
+		require.True(t, ok)
+		require.False(t, n.IsCoordinator())
+		n.stop()
+	}
+	for _, n := range slices.Backward(s.nodes) {
+		n.restart()
+	}
+	again, err := s.coordinator().Propose(testContext(t), dns("b", "10.0.0.1", 0))
+	require.NoError(t, err)
+	s.settled(again)
+}
+
+func TestNodesThatWereAwayCatchUpByLogOrBySnapshot(t *testing.T) {
+	s := newSite(t, 4, 3)
+	s.timing.SnapshotThreshold = 16
+	s.timing.TrailingLogs = 4
+	s.timing.SnapshotInterval = 50 * time.Millisecond
+	s.found()
+	c := s.coordinator()
+	follower := s.nodes[3]
+	voter := s.nodes[0]
+	if voter == c {
+		voter = s.nodes[1]
+	}
+	for _, many := range []int{3, recentLimit + 50} {
+		voter.stop()
+		follower.stop()
+		var index uint64
+		for i := range many {
+			name := fmt.Sprintf("d%d-%d", many, i)
+			var err error
+			index, err = c.Propose(testContext(t), dns(name, "10.0.0.1", 0))
+			require.NoError(t, err)
+		}
+		voter.restart()
+		follower.restart()
+		s.settled(index)
+		require.Equal(t, c.List(""), voter.List(""))
+		require.Equal(t, c.List(""), follower.List(""))
+	}
+}
+
+func TestRepeatedProposalTakesEffectOnce(t *testing.T) {
+	s := newSite(t, 3, 3).found()
+	c := s.coordinator()
+	txn := dns("a", "10.0.0.1", 0)
+	txn.ID = NewTxnID()
+	first, err := c.Propose(testContext(t), txn)
+	require.NoError(t, err)
+	again, err := c.Propose(testContext(t), txn)
+	require.NoError(t, err)
+	require.Equal(t, first, again)
+
+	s.settled(first)
+	for _, n := range s.nodes {
+		if n == c {
+			require.NoError(t, n.TransferLeadership(testContext(t)))
+		}
+	}
+	eventually(t, "another coordinator", func() bool {
+		return slices.ContainsFunc(s.nodes, func(n *testNode) bool { return n != c && n.IsCoordinator() })
+	})
+	again, err = c.Propose(testContext(t), txn)
+	require.NoError(t, err)
+	require.Equal(t, first, again, "another coordinator remembers it too")
+}
+
+func TestConflictNamesTheKeyAndTheCopyHoldsWhatWasInTheWay(t *testing.T) {
+	s := newSite(t, 3, 3).found()
+	c := s.coordinator()
+	index, err := c.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.NoError(t, err)
+	for _, n := range s.nodes {
+		_, err := n.Propose(testContext(t), dns("a", "10.0.0.2", 0))
+		require.ErrorIs(t, err, ErrConflict)
+		var conflict *ConflictError
+		require.ErrorAs(t, err, &conflict)
+		require.Equal(t, DNSKey("a"), conflict.Key)
+		require.Equal(t, index, n.View().IndexOf(DNSKey("a")))
+	}
+}
+
+func TestWithoutMajorityNothingIsDecidedAndEverythingIsReadable(t *testing.T) {
+	s := newSite(t, 3, 3)
+	s.timing.ProposeGiveUp = time.Second
+	s.found()
+	c := s.coordinator()
+	index, err := c.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.NoError(t, err)
+	s.net.isolate(c.id())
+	eventually(t, "the old coordinator steps down", func() bool { return !c.IsCoordinator() && !c.Status().Quorum })
+	txn := dns("b", "10.0.0.1", 0)
+	txn.ID = NewTxnID()
+	_, err = c.Propose(testContext(t), txn)
+	require.ErrorIs(t, err, ErrNoQuorum)
+	require.NotEmpty(t, c.Status().Waiting())
+	require.Equal(t, index, c.View().IndexOf(DNSKey("a")))
+
+	s.net.heal()
+	eventually(t, "a coordinator again", func() bool { return c.Status().Quorum })
+	_, err = c.Propose(testContext(t), txn)
+	require.NoError(t, err, "the same proposal, later")
+	require.Empty(t, c.Status().Waiting())
+}
+
+// Increments through compare-and-set by every node, while links are cut at
+// random: the end value is what was acknowledged, plus at most what nobody could
+// say anything about.
+func TestAcknowledgedDecisionsSurviveAndNoneHappensTwice(t *testing.T) {
+	s := newSite(t, 5, 3)
+	s.timing.ProposeGiveUp = 3 * time.Second
+	s.found()
+	s.coordinator()
+	type tally struct{ acknowledged, unknown int }
+	tallies := make([]tally, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+	defer cancel()
+	var work sync.WaitGroup
+	for i, n := range s.nodes[:3] {
+		work.Go(func() {
+			for ctx.Err() == nil {
+				r, _, err := Read[DNS](n.View(), DNSKey("count"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				var v int
+				if len(r.Value.A) > 0 {
+					v = countOf(t, r.Value)
+				}
+				_, err = n.Propose(ctx, dns("count", netip.AddrFrom4([4]byte{10, 0, byte((v + 1) >> 8), byte(v + 1)}).String(), r.Index))
+				switch {
+				case err == nil:
+					tallies[i].acknowledged++
+				case errors.Is(err, ErrConflict):
+				default:
+					tallies[i].unknown++
+				}
+			}
+		})
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for ctx.Err() == nil {
+		a, b := s.nodes[rng.IntN(5)], s.nodes[rng.IntN(5)]
+		switch rng.IntN(3) {
+		case 0:
+			s.net.isolate(a.id())
+		case 1:
+			if a != b {
+				s.net.cut(a.id(), b.id())
+			}
+		}
+		pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
+		s.net.heal()
+		pause(ctx, time.Duration(rng.IntN(300))*time.Millisecond)
+	}
+	work.Wait()
+	s.net.heal()
+	index, err := s.coordinator().Propose(testContext(t), dns("end", "10.0.0.1", 0))
+	require.NoError(t, err)
+	s.settled(index)
+	var sum tally
+	for _, w := range tallies {
+		sum.acknowledged += w.acknowledged
+		sum.unknown += w.unknown
+	}
+	r, _, err := Read[DNS](s.nodes[0].View(), DNSKey("count"))
+	require.NoError(t, err)
+	v := countOf(t, r.Value)
+	require.GreaterOrEqual(t, v, sum.acknowledged)
+	require.LessOrEqual(t, v, sum.acknowledged+sum.unknown)
+	t.Logf("value %d, acknowledged %d, unknown %d", v, sum.acknowledged, sum.unknown)
+	for _, n := range s.nodes {
+		require.Equal(t, s.nodes[0].List(""), n.List(""))
+	}
+}
+
+func countOf(t *testing.T, d DNS) int {
+	a, err := netip.ParseAddr(d.A[0])
+	if err != nil {
+		t.Error(err)
+		return 0
+	}
+	b := a.As4()
+	return int(b[2])<<8 | int(b[3])
+}
+
+func TestVoterThatLostItsVotesRefusesToVoteAgain(t *testing.T) { // S5
+	s := newSite(t, 3, 3).found()
+	s.settled(s.coordinator().Index())
+	n := s.nodes[0]
+	n.stop()
+	require.NoError(t, os.RemoveAll(filepath.Join(n.dir, raftDir)))
+	_, err := Open(n.config())
+	var corrupt *CorruptError
+	require.ErrorAs(t, err, &corrupt)
+	require.Contains(t, corrupt.File, raftDir)
+
+	// Wiped as a whole it has another incarnation, and no vote.
+	require.NoError(t, os.RemoveAll(n.dir))
+	_, err = Open(n.config())
+	require.ErrorIs(t, err, ErrNoLedger)
+	_, err = Found(n.config(), s.cert)
+	require.ErrorContains(t, err, "was made with storage")
+	n.host = s.net.host(n.id(), s.cert.Genesis.Site)
+	n.join(Site{ID: s.cert.Genesis.Site})
+	s.settled(s.coordinator().Index())
+	require.False(t, n.Status().Voter)
+}
+
+func TestLowerGenerationNeitherFollowsNorDecides(t *testing.T) { // S7
+	s := newSite(t, 2, 1).found()
+	s.settled(s.coordinator().Index())
+	behind := s.nodes[1]
+	behind.stop()
+	m, err := readMeta(s.nodes[0].dir)
+	require.NoError(t, err)
+	s.nodes[0].stop()
+
+	// As recovery will: the same copy in a higher generation.
+	m.Site.Generation = 1
+	require.NoError(t, writeMeta(s.nodes[0].dir, m))
+	var changed p2p.Notifier
+	r, err := openReplica(s.nodes[0].dir, Site{ID: m.Site.ID}, realDisk{}, &changed)
+	require.NoError(t, err)
+	r.site.Generation = 1
+	require.NoError(t, r.writeSnapshot(r.state))
+	require.NoError(t, r.close())
+	s.nodes[0].restart()
+	s.coordinator()
+
+	behind.restart()
+	eventually(t, "it knows that it was left behind", func() bool { return behind.Status().Superseded == 1 })
+	require.NotEmpty(t, behind.Status().Waiting())
+	_, err = behind.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.ErrorIs(t, err, ErrRefused)
+	_, err = Join(behind.config(), m.Site)
+	require.ErrorContains(t, err, "wipe it before")
+	_, err = Join(s.nodes[0].config(), Site{ID: m.Site.ID})
+	require.ErrorContains(t, err, "newer than")
+}
+
+func TestNewcomerWithEmptyCopyFollowsWhoeverIsThere(t *testing.T) {
+	s := newSite(t, 2, 1).found()
+	c := s.coordinator()
+	s.settled(c.Index())
+	n := s.add("late")
+	for _, o := range s.nodes[:2] {
+		if o != c {
+			s.net.cut(c.id(), n.id()) // only another follower can be reached
+		}
+	}
+	n.join(c.Site())
+	s.settled(c.Index())
+	require.Equal(t, c.List(""), n.List(""))
+	require.NotEmpty(t, n.Status().Waiting())
+	s.net.heal()
+	index, err := c.Propose(testContext(t), dns("a", "10.0.0.1", 0))
+	require.NoError(t, err)
+	s.settled(index)
+	eventually(t, "the coordinator is known", func() bool { id, ok := n.Coordinator(); return ok && id == c.id() })
+	require.Empty(t, n.Status().Waiting())
 }

@@ -14,16 +14,11 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 const (
 	raftDir = "raft"
-
-	// walSegment is what raft-wal preallocates per file; a decision has some
-	// hundred bytes, so one segment holds more than TrailingLogs of them.
-	walSegment = 1 << 20
 
 	keepSnapshots = 2
 	logCache      = 128 // log entries kept in memory for voters that lag a little
@@ -35,7 +30,7 @@ type voter struct {
 	ready  chan struct{} // closed when raft is set
 	trans  *raft.NetworkTransport
 	layer  *streamLayer
-	wal    *wal.WAL
+	wal    *raftLog
 	self   raft.ServerID
 	timing Timing
 	log    *slog.Logger
@@ -93,7 +88,7 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open Raft snapshots in %s: %w", dir, err)
 	}
-	w, err := wal.Open(dir, wal.WithSegmentSize(walSegment), wal.WithLogger(logger))
+	w, err := openLog(dir, logger)
 	if err != nil {
 		return nil, &CorruptError{File: dir, Reason: err.Error()}
 	}
