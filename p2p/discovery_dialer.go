@@ -197,6 +197,7 @@ func (d *dialer) step(ctx context.Context, now time.Time) time.Duration {
 		dials++
 		t.dialling = true
 		attempt := *t
+		attempt.addrs = slices.Clone(t.addrs) // sightings change it in place
 		d.wg.Go(func() { d.dial(ctx, t, attempt) })
 	}
 	return sleep
