@@ -29,6 +29,8 @@ type Host interface {
 	Peers() []p2p.Peer
 }
 
+var _ Host = (*p2p.Host)(nil)
+
 // Site names a ledger: the site that it belongs to, and how often it has been
 // recovered. A lower generation never votes or decides again (history S7).
 type Site struct {

@@ -463,7 +463,7 @@ func (s ruleSet) checkDNS(ch change) error {
 // checkSecret holds that secrets of masters are sealed to masters only (a
 // worker cannot make itself one), and all to members only.
 func (s ruleSet) checkSecret(ch change) error {
-	name := strings.TrimPrefix(ch.key, PrefixSecret)
+	name, _, _ := strings.Cut(strings.TrimPrefix(ch.key, PrefixSecret), "/") // the rest numbers parts
 	mastersOnly := name == SecretServerToken || name == SecretKubeconfig
 	if !mastersOnly && name != SecretAgentToken {
 		return refusedf("%q is not a secret that the coordinator knows", name)

@@ -18,7 +18,9 @@ import (
 
 const (
 	maxSecretSize = 32 << 10 // bytes before sealing; an admin kubeconfig has 3 kB
-	maxRecipients = 512      // some 190 bytes each: the record stays below MaxValueSize
+	// maxRecipients: each takes some 200 bytes of the record. A secret for more
+	// nodes is sealed in parts, under names like "agent-token/2".
+	maxRecipients = 150
 )
 
 // ErrNotRecipient means that a secret is sealed to others.

@@ -1,0 +1,122 @@
+package ledger
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/stretchr/testify/require"
+)
+
+var newcomer = EnrolmentRequest{Hostname: "box", Hardware: "abc", Muster: "1.0"}
+
+func TestNewcomerIsLetInThroughAnyMember(t *testing.T) {
+	s := newSite(t, 4, 3).found()
+	c := s.coordinator()
+	s.settled(c.Index())
+	for i, via := range s.nodes[:4] {
+		n := s.add("new" + string(rune('a'+i)))
+		n.host.stranger = true
+		site, err := Enrol(testContext(t), n.host, via.id(), n.identity, newcomer)
+		require.NoError(t, err)
+		require.Equal(t, c.Site(), site)
+		r, ok, err := Read[Member](c.View(), MemberKey(n.id()))
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, "box", r.Value.Hostname)
+		require.Equal(t, c.id(), r.Author)
+		n.host.stranger = false
+		n.join(site)
+	}
+	s.settled(c.Index())
+
+	// A founder has no record until it enrols; a renamed node changes its own.
+	founder := s.nodes[3]
+	require.NoError(t, founder.Enrol(testContext(t), newcomer))
+	renamed := newcomer
+	renamed.Hostname = "other"
+	require.NoError(t, founder.Enrol(testContext(t), renamed))
+	at := c.Index()
+	require.NoError(t, founder.Enrol(testContext(t), renamed))
+	require.Equal(t, at, c.Index(), "asking again decides nothing")
+	r, _, err := Read[Member](c.View(), MemberKey(founder.id()))
+	require.NoError(t, err)
+	require.Equal(t, "other", r.Value.Hostname)
+}
+
+func TestNewcomerHearsWhyItIsNotLetIn(t *testing.T) {
+	s := newSite(t, 1, 1)
+	s.nodes[0].tune = func(c *Config) {
+		c.Admit = func(_ peer.ID, r EnrolmentRequest, _ View) (uint64, error) {
+			if r.StaticRole != "" {
+				return 0, errors.New("all masters are there")
+			}
+			return 7, nil
+		}
+	}
+	s.found()
+	c := s.coordinator()
+	n := s.add("new")
+	wants := newcomer
+	wants.StaticRole = RoleMaster
+	_, err := Enrol(testContext(t), n.host, c.id(), n.identity, wants)
+	require.ErrorIs(t, err, ErrRefused)
+	require.ErrorContains(t, err, "all masters are there")
+	_, err = Enrol(testContext(t), n.host, c.id(), n.identity, newcomer)
+	require.ErrorIs(t, err, ErrNoQuorum, "too soon after the last time")
+	wants.Hostname = "Not A Name"
+	_, err = Enrol(testContext(t), n.host, c.id(), n.identity, wants)
+	require.ErrorIs(t, err, ErrRefused)
+
+	// For somebody else, or forged, is refused; what is too long is cut off.
+	other := s.add("other")
+	signed, err := signEnrolment(n.identity, newcomer)
+	require.NoError(t, err)
+	b, err := json.Marshal(enrolMessage{Version: 1, Signed: signed})
+	require.NoError(t, err)
+	require.Contains(t, c.answerEnrol(testContext(t), other.id(), b).Refused, "itself only")
+	signed.Signature[0]++
+	b, err = json.Marshal(enrolMessage{Version: 1, Signed: signed})
+	require.NoError(t, err)
+	require.Contains(t, c.answerEnrol(testContext(t), n.id(), b).Refused, "signature")
+	require.Contains(t, c.answerEnrol(testContext(t), n.id(), []byte(`{"signed":{"request":{}}}`)).Refused, "newcomer")
+	var a enrolAnswer
+	require.Error(t, call(testContext(t), other.host, c.id(), ProtocolEnrol, strings.Repeat("x", maxEnrolSize), &a))
+	require.Len(t, c.List(""), 1, "nothing was decided")
+}
+
+func TestNewcomersDoNotFillTheHandsOfAMember(t *testing.T) {
+	e := newEnrolLimit()
+	now := time.Unix(0, 0)
+	leave, err := e.enter("a", false, now)
+	require.NoError(t, err)
+	_, err = e.enter("a", false, now.Add(enrolPause/2))
+	require.ErrorContains(t, err, "again within")
+	leave()
+	var leaves []func()
+	for range maxEnrolsInHand {
+		leave, err := e.enter("b", true, now)
+		require.NoError(t, err)
+		leaves = append(leaves, leave)
+	}
+	_, err = e.enter("c", true, now)
+	require.ErrorContains(t, err, "too many")
+	leaves[0]()
+	_, err = e.enter("a", false, now.Add(enrolPause))
+	require.NoError(t, err)
+}
+
+func FuzzEnrolMessage(f *testing.F) {
+	f.Add([]byte(`{"version":1,"signed":{"request":{"id":"x"},"signature":"AA=="}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m enrolMessage
+		if json.Unmarshal(b, &m) != nil {
+			return
+		}
+		_, err := m.Signed.open("not a key")
+		require.Error(t, err)
+	})
+}
