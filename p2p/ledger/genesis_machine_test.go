@@ -79,6 +79,30 @@ func TestFoundingTranscripts(t *testing.T) {
 			s.calm(3)
 			s.requireOneSite(t, "ABC")
 		},
+		"S2 what a majority voted for is repeated": func(t *testing.T, s *sim) {
+			s.start("D")
+			for _, n := range "ABCD" {
+				s.views[string(n)] = []string{"A", "B", "C", "D"}
+			}
+			s.cut = func(from, to string) bool { return from == "D" && to != "A" } // A alone hears D promise
+			s.tick("A")
+			for s.nodes["A"].bound().drive == nil {
+				s.deliver(0, false, -1)
+			}
+			s.cut = func(_, to string) bool { return to == "C" }
+			for len(s.founded) == 0 { // A and B have voted, and A alone knows
+				s.deliver(0, false, -1)
+			}
+			s.flight = nil
+			s.kill("A")
+			s.kill("D")
+			s.cut = func(string, string) bool { return false }
+			s.calm(2 * simTicks.Abort) // B and C have not heard D's promise, and must not abort
+			s.start("A")
+			s.start("D")
+			s.calm(2)
+			s.requireOneSite(t, "ABCD")
+		},
 		"S2 proposer returns with a commit that was aborted": func(t *testing.T, s *sim) {
 			s.start("D")
 			for _, n := range "ABCD" {
@@ -179,7 +203,7 @@ func chaos(t *rapid.T, s *sim, node *rapid.Generator[string], steps int) {
 		if rapid.IntRange(0, 9).Draw(t, "power") == 0 {
 			power = rapid.IntRange(0, 3).Draw(t, "power for")
 		}
-		switch rapid.SampledFrom([]string{"deliver", "deliver", "deliver", "tick", "tick", "lose", "again", "kill", "start", "cut", "burst"}).Draw(t, "step") {
+		switch rapid.SampledFrom([]string{"deliver", "deliver", "deliver", "tick", "tick", "lose", "again", "kill", "start", "start", "cut", "burst", "flow", "flow"}).Draw(t, "step") {
 		case "tick":
 			n := node.Draw(t, "node")
 			if m := s.nodes[n]; m != nil {
@@ -208,12 +232,42 @@ func chaos(t *rapid.T, s *sim, node *rapid.Generator[string], steps int) {
 				lonely = ""
 			}
 			s.cut = func(a, b string) bool { return (a == lonely) != (b == lonely) }
+		case "flow": // the network is quick for a moment
+			for range rapid.IntRange(1, 20).Draw(t, "letters") {
+				if len(s.flight) > 0 {
+					s.deliver(0, false, -1)
+				}
+			}
 		case "burst": // time passes at one node only
 			n := node.Draw(t, "node")
 			for range rapid.IntRange(1, simTicks.Stall).Draw(t, "ticks") {
 				s.tick(n)
 			}
 		}
+	}
+}
+
+// A node that is no master has no vote in which its ballots would be on disk;
+// on a ballot used twice, both values could win.
+func TestABallotIsUsedOnceEvenOverACrash(t *testing.T) {
+	s := newSim(t, "ABCD")
+	s.tick("A")
+	for s.nodes["D"].bound() == nil {
+		s.deliver(0, false, -1)
+	}
+	for _, n := range "ABC" {
+		s.kill(string(n))
+	}
+	used := map[Ballot]bool{}
+	for range 3 {
+		for s.nodes["D"].bound().drive == nil {
+			s.tick("D")
+		}
+		b := s.nodes["D"].bound().drive.ballot
+		require.False(t, used[b], "ballot %v twice", b)
+		used[b] = true
+		s.kill("D")
+		s.start("D")
 	}
 }
 
