@@ -114,7 +114,8 @@ func (t transcript) mac(key [32]byte, prover admissionRole) []byte {
 	m := hmac.New(sha256.New, key[:])
 	var b []byte
 	for _, field := range [][]byte{
-		[]byte("muster admission proof v1"), {byte(prover)},
+		[]byte("muster admission proof v1"),
+		{byte(prover)},
 		[]byte(t.Dialer), []byte(t.Listener), t.DialerHello, t.ListenerHello, t.Binding,
 	} {
 		b = appendField(b, field)

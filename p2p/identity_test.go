@@ -303,7 +303,7 @@ func TestIdentityDoesNotPrintItsKey(t *testing.T) {
 	id := testIdentity(t)
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "id", id)
-	inJSON, err := json.Marshal(id)
+	inJSON, err := json.Marshal(map[string]any{"identity": id})
 	require.NoError(t, err)
 	out := log.String() + string(inJSON) + fmt.Sprintf("%v %+v %#v %s", id, id, id, id)
 	require.Contains(t, out, id.ID().String())

@@ -1,13 +1,12 @@
 package p2p
 
 import (
+	"crypto/cipher"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
-
-	"crypto/cipher"
-	"crypto/rand"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/miekg/dns"
