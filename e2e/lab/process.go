@@ -113,8 +113,9 @@ func readStat(pid int) (start uint64, state byte, err error) {
 	if end < 0 {
 		return 0, 0, fmt.Errorf("parse /proc/%d/stat", pid)
 	}
+	// What follows begins with field 3, the state (proc_pid_stat(5)); field 22 is the start time.
 	fields := strings.Fields(string(line[end+1:]))
-	const stateField, startField = 3 - 3, 22 - 3
+	const stateField, startField = 0, 22 - 3
 	if len(fields) <= startField {
 		return 0, 0, fmt.Errorf("parse /proc/%d/stat: %d fields", pid, len(fields))
 	}
