@@ -66,9 +66,17 @@ func WriteStatus(w io.Writer, s Status) error {
 		quorum = "yes"
 	}
 	rows := [][]string{
-		{"node", s.Hostname}, {"id", s.ID}, {"site", site}, {"phase", string(s.Phase)}, {"role", string(s.Role)},
-		{"address", s.Address}, {"vpn", s.VPN}, {"members", fmt.Sprint(s.Members)},
-		{"coordinator", s.Coordinator}, {"quorum", fmt.Sprintf("%s (%d voters)", quorum, len(s.Voters))}, {"version", s.Version},
+		{"node", s.Hostname},
+		{"id", s.ID},
+		{"site", site},
+		{"phase", string(s.Phase)},
+		{"role", string(s.Role)},
+		{"address", s.Address},
+		{"vpn", s.VPN},
+		{"members", fmt.Sprint(s.Members)},
+		{"coordinator", s.Coordinator},
+		{"quorum", fmt.Sprintf("%s (%d voters)", quorum, len(s.Voters))},
+		{"version", s.Version},
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
