@@ -31,6 +31,10 @@ const (
 	refusalLogInterval = 10 * time.Second
 )
 
+// ErrIdentityConflict means that somebody else holds this node's key: a disk was
+// cloned, or a key was stolen.
+var ErrIdentityConflict = errors.New("another node holds the same identity")
+
 // errCrowded means that too many strangers were at the door.
 var errCrowded = errors.New("too many strangers at once")
 
@@ -41,6 +45,7 @@ type gate struct {
 	enrolment  func() (epoch uint64, key *[32]byte)
 	standing   func(peer.ID) Standing
 	salutation func() salutation
+	conflict   func(from netip.Addr) // somebody has our key
 	deadline   time.Duration
 	log        *slog.Logger
 	strangers  doorway
@@ -77,6 +82,10 @@ func (g *gate) admit(ctx context.Context, conn transport.CapableConn, role admis
 
 func (g *gate) handshake(ctx context.Context, conn transport.CapableConn, role admissionRole) (*admittedConn, error) {
 	remote := conn.RemotePeer()
+	if remote == g.self {
+		g.conflict(remoteAddress(conn))
+		return nil, ErrIdentityConflict
+	}
 	standing := g.standing(remote)
 	if standing == StandingRevoked {
 		return nil, ErrRevoked
@@ -227,6 +236,8 @@ func (r *refusals) snapshot() map[string]uint64 {
 
 func refusalReason(err error) string {
 	switch {
+	case errors.Is(err, ErrIdentityConflict):
+		return "identity_conflict"
 	case errors.Is(err, ErrRevoked):
 		return "revoked"
 	case errors.Is(err, ErrNotProved):

@@ -93,7 +93,7 @@ func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 		if err != nil {
 			cfg.Log.Warn("mDNS is off", "error", err)
 		} else {
-			d.mdns = newMDNS(socket, cfg.Network, cfg.Host.ID(), d.dialer.sighted, cfg.Log)
+			d.mdns = newMDNS(socket, cfg.Network, cfg.Host.ID(), d.dialer.sighted, cfg.Host.noteConflict, cfg.Log)
 			d.wg.Go(func() { d.mdns.run(ctx) })
 		}
 	}

@@ -25,6 +25,9 @@ const (
 	// forgetAfter is how long somebody is dialled who was only ever sighted.
 	forgetAfter = 10 * time.Minute
 
+	// sightedPause is how soon a peer is dialled again because it was sighted.
+	sightedPause = 5 * time.Second
+
 	maxDials      = 16              // at a time
 	maxTargets    = 4 * maxMembers  // against a flood of sightings
 	dialPatience  = dialTimeout     // for one attempt
@@ -62,6 +65,7 @@ type dialTarget struct {
 	forever  bool
 	sighted  time.Time // last
 	attempts int
+	tried    time.Time // last
 	next     time.Time
 	dialling bool
 	wasUp    bool
@@ -96,10 +100,9 @@ func (d *dialer) sighted(info peer.AddrInfo) {
 	if t == nil {
 		return
 	}
-	// Not each time: it announces itself again and again while it refuses us.
-	if t.attempts > 0 && t.attempts <= 2 {
-		t.attempts = 0
-		t.next = time.Time{}
+	// Not each time: it may announce itself and yet refuse us.
+	if t.attempts > 0 && time.Since(t.tried) >= sightedPause {
+		t.attempts, t.next = 0, time.Time{}
 	}
 	d.poke()
 }
@@ -195,7 +198,7 @@ func (d *dialer) step(ctx context.Context, now time.Time) time.Duration {
 			continue // the end of one of them pokes
 		}
 		dials++
-		t.dialling = true
+		t.dialling, t.tried = true, now
 		attempt := *t
 		attempt.addrs = slices.Clone(t.addrs) // sightings change it in place
 		d.wg.Go(func() { d.dial(ctx, t, attempt) })

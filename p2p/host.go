@@ -88,6 +88,9 @@ type Host struct {
 	ours   salutation
 	peers  map[peer.ID]*peerState
 	closed bool
+
+	conflictAt   time.Time // last seen; see IdentityConflict
+	conflictFrom netip.Addr
 }
 
 const (
@@ -135,6 +138,7 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		enrolment:  func() (uint64, *[32]byte) { return 0, &key },
 		standing:   cfg.Standing,
 		salutation: h.salutation,
+		conflict:   h.noteConflict,
 		deadline:   admissionDeadline,
 		log:        cfg.Log,
 	}
@@ -235,8 +239,8 @@ func (h *Host) ID() peer.ID { return h.self }
 // resolved, without loopback unless there is nothing else.
 func (h *Host) Addrs() []multiaddr.Multiaddr { return h.inner.Addrs() }
 
-// Refusals counts connections that were not admitted, by reason: "revoked",
-// "not_proved", "not_muster", "hung_up", "left", "crowded", "deadline",
+// Refusals counts connections that were not admitted, by reason: "identity_conflict",
+// "revoked", "not_proved", "not_muster", "hung_up", "left", "crowded", "deadline",
 // "cancelled", "other".
 func (h *Host) Refusals() map[string]uint64 { return h.gate.refusals.snapshot() }
 

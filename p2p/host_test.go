@@ -251,3 +251,14 @@ func TestNodesThatDialEachOtherAtOnceKeepOneConnection(t *testing.T) {
 	require.True(t, a.sees(b.ID()))
 	require.True(t, b.sees(a.ID()))
 }
+
+func TestS6ConnectionFromTheHolderOfOurKeyIsAConflict(t *testing.T) {
+	n, id := testToken(t).Network("a"), testIdentity(t)
+	ours := newTestHost(t, n, func(c *HostConfig) { c.Identity = id })
+	require.NoError(t, ours.IdentityConflict())
+	conn := dialSilently(t, ours, id)
+	<-conn.Context().Done()
+	ours.eventually(t, "the conflict", func() bool { return ours.IdentityConflict() != nil })
+	require.ErrorIs(t, ours.IdentityConflict(), ErrIdentityConflict)
+	require.Empty(t, ours.Peers())
+}

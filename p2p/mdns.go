@@ -57,16 +57,18 @@ type mdns struct {
 	codec   *mdnsCodec
 	self    peer.ID
 	sighted func(peer.AddrInfo)
-	log     *slog.Logger
+	// conflict is told where somebody else announces our ID.
+	conflict func(from netip.Addr)
+	log      *slog.Logger
 
 	mu    sync.Mutex
 	heard map[peer.ID]time.Time // last
 	asked chan struct{}         // somebody asks
 }
 
-func newMDNS(socket multicast, n Network, self peer.ID, sighted func(peer.AddrInfo), log *slog.Logger) *mdns {
+func newMDNS(socket multicast, n Network, self peer.ID, sighted func(peer.AddrInfo), conflict func(netip.Addr), log *slog.Logger) *mdns {
 	return &mdns{
-		socket: socket, codec: newMDNSCodec(n), self: self, sighted: sighted, log: log,
+		socket: socket, codec: newMDNSCodec(n), self: self, sighted: sighted, conflict: conflict, log: log,
 		heard: map[peer.ID]time.Time{}, asked: make(chan struct{}, 1),
 	}
 }
@@ -157,7 +159,11 @@ func (m *mdns) listen(ctx context.Context) {
 		}
 		asks, a, err := m.codec.read(packet[:n])
 		switch {
-		case err != nil || a.id == m.self:
+		case err != nil:
+		case a.id == m.self:
+			if _, own := m.socket.Ports()[from]; !own {
+				m.conflict(from)
+			}
 		case asks:
 			select {
 			case m.asked <- struct{}{}:

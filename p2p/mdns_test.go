@@ -81,6 +81,8 @@ type mdnsNode struct {
 	id   peer.ID
 	mu   sync.Mutex
 	seen map[peer.ID]time.Duration // since the start of the test, first time
+
+	conflicts int
 }
 
 func (n *mdnsNode) sees() int {
@@ -90,7 +92,11 @@ func (n *mdnsNode) sees() int {
 }
 
 func startMDNS(t *testing.T, w *wire, n Network, number int, start time.Time) *mdnsNode {
-	node := &mdnsNode{id: testPeerID(t, number), seen: map[peer.ID]time.Duration{}}
+	return startMDNSAs(t, w, n, number, number, start)
+}
+
+func startMDNSAs(t *testing.T, w *wire, n Network, number, id int, start time.Time) *mdnsNode {
+	node := &mdnsNode{id: testPeerID(t, id), seen: map[peer.ID]time.Duration{}}
 	m := newMDNS(w.plug(number), n, node.id, func(info peer.AddrInfo) {
 		node.mu.Lock()
 		defer node.mu.Unlock()
@@ -98,6 +104,10 @@ func startMDNS(t *testing.T, w *wire, n Network, number int, start time.Time) *m
 			node.seen[info.ID] = time.Since(start)
 		}
 		require.Contains(t, info.Addrs[0].String(), "/ip4/192.0.2.")
+	}, func(netip.Addr) {
+		node.mu.Lock()
+		defer node.mu.Unlock()
+		node.conflicts++
 	}, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -200,6 +210,23 @@ func TestNetworksOnOneLANDoNotMeetAndTellNothing(t *testing.T) {
 				<-stranger.from
 			}
 		}
+	})
+}
+
+func TestS6TwoHoldersOfOneKeyAreNoticedOnTheLAN(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, n, start := &wire{}, testToken(t).Network("a"), time.Now()
+		twins := []*mdnsNode{startMDNSAs(t, w, n, 1, 7, start), startMDNSAs(t, w, n, 2, 7, start)}
+		alone := startMDNS(t, w, n, 3, start)
+		time.Sleep(time.Second)
+		for _, twin := range twins {
+			twin.mu.Lock()
+			require.NotZero(t, twin.conflicts)
+			twin.mu.Unlock()
+		}
+		alone.mu.Lock()
+		defer alone.mu.Unlock()
+		require.Zero(t, alone.conflicts)
 	})
 }
 
