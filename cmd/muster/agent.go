@@ -42,6 +42,7 @@ Kubernetes running.`,
 			if err != nil {
 				return err
 			}
+			node.LimitMemory()
 			agent, err := node.New(opts)
 			if err != nil {
 				return fmt.Errorf("start agent: %w", err)
