@@ -203,7 +203,7 @@ func (r *replica) since(index uint64) (batch []committed, snapshot []byte) {
 	return nil, r.state.encode()
 }
 
-// encode returns a snapshot and its index.
+// encode returns a snapshot.
 func (r *replica) encode() []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -68,6 +68,7 @@ type Config struct {
 type Ledger struct {
 	cfg     Config
 	site    Site
+	genesis *Genesis // nil on a node that joined later
 	lock    *os.File
 	copy    *replica
 	voter   *voter // nil on a follower
@@ -211,10 +212,11 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 		cfg.disk = realDisk{}
 	}
 	l := &Ledger{
-		cfg:    cfg,
-		site:   m.Site,
-		slots:  make(chan struct{}, maxProposalsInHand),
-		enrols: newEnrolLimit(),
+		cfg:     cfg,
+		site:    m.Site,
+		genesis: m.Genesis,
+		slots:   make(chan struct{}, maxProposalsInHand),
+		enrols:  newEnrolLimit(),
 	}
 	l.lock, err = lockDir(cfg.Dir)
 	if err != nil {
@@ -402,7 +404,16 @@ func (l *Ledger) voters() []peer.ID {
 		}
 		return out
 	}
-	return Masters(l.View())
+	if v := l.View(); v.Index() > 0 || l.genesis == nil {
+		return Masters(v)
+	}
+	// A founder before the first decision reached it.
+	for _, m := range l.genesis.Masters {
+		if id, err := peer.Decode(m); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // members returns the connected nodes of this site, voters first.

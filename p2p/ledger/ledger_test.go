@@ -36,6 +36,15 @@ func TestFoundersCommitTheGenesisRecordFirst(t *testing.T) {
 	}
 }
 
+func TestFounderFindsTheMastersBeforeAnybodyGreetsWithTheSite(t *testing.T) {
+	s := newSite(t, 3, 1)
+	for _, n := range s.nodes {
+		n.host.site = ""
+	}
+	s.found()
+	s.settled(s.coordinator().Index())
+}
+
 func TestAnyNodeProposesAndReadsItsOwnWrite(t *testing.T) {
 	s := newSite(t, 4, 3).found()
 	s.coordinator()
