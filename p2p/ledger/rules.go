@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -156,54 +155,6 @@ func (s ruleSet) checkPolicyRecord(ch change) error {
 	return nil
 }
 
-// checkEpoch allows the steps in the life of a cluster epoch, and no other.
-func (s ruleSet) checkEpoch(ch change) error {
-	next, old, err := decodeChange[Epoch](ch)
-	if err != nil {
-		return err
-	}
-	init, err := peer.Decode(next.Init)
-	if err != nil {
-		return refusedf("the epoch's init node %q is not a peer ID", next.Init)
-	}
-	byCoordinator := ch.author == s.coordinator
-	switch {
-	case next.N == old.N+1:
-		switch {
-		case !byCoordinator:
-			return refusedf("only the coordinator may begin a cluster epoch")
-		case old.Formed:
-			return refusedf("the cluster of epoch %d is formed; it is not superseded by itself", old.N)
-		case next.CAHash != "" || next.Formed:
-			return refusedf("a new cluster epoch begins without CA hash")
-		case !slices.Contains(Masters(s.after(ch.txn)), init):
-			return refusedf("the epoch's init node %s is not a master", init)
-		}
-		return nil
-	case ch.old.Index == 0 || next.N != old.N || next.Init != old.Init:
-		return refusedf("epoch %d of %s does not follow epoch %d of %s", next.N, next.Init, old.N, old.Init)
-	case old.CAHash == "" && next.CAHash != "":
-		switch {
-		case ch.author != init:
-			return refusedf("only the init node %s may commit the CA hash of its epoch", init)
-		case next.Formed:
-			return refusedf("an epoch is formed after its CA hash is committed")
-		case !caHash.MatchString(next.CAHash):
-			return refusedf("the CA hash is not 64 hexadecimal digits")
-		}
-		return nil
-	case next.CAHash != old.CAHash:
-		return refusedf("the CA hash of epoch %d is committed already", old.N)
-	case next.Formed != old.Formed:
-		if !byCoordinator || old.Formed || old.CAHash == "" {
-			return refusedf("only the coordinator may declare an epoch formed, once, after its CA hash")
-		}
-	}
-	return nil
-}
-
-var caHash = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
 // after returns the view with the transaction's changes, for records that
 // depend on others of the same transaction.
 func (s ruleSet) after(t Txn) View {
@@ -274,140 +225,6 @@ func (s ruleSet) checkAboutMember(ch change) error {
 		return refusedf("%s is not a member of the site", id)
 	}
 	return nil
-}
-
-// nextAddress is where a site without counter begins: the first host of the
-// range.
-const nextAddress = 1
-
-func (s ruleSet) counter(v View) (uint64, error) {
-	r, ok, err := Read[Counter](v, KeyCounter)
-	if err != nil {
-		return 0, refusedf("the address counter: %v", err)
-	}
-	if !ok {
-		return nextAddress, nil
-	}
-	return r.Value.Next, nil
-}
-
-func (s ruleSet) checkCounter(ch change) error {
-	next, _, err := decodeChange[Counter](ch)
-	if err != nil {
-		return err
-	}
-	old, err := s.counter(s.view)
-	if err != nil {
-		return err
-	}
-	if next.Next < old {
-		return refusedf("the address counter cannot go back from %d to %d", old, next.Next)
-	}
-	return nil
-}
-
-// checkAddress holds that addresses come from the counter, in the transaction
-// that moves it, and that an identity keeps the one that it has.
-func (s ruleSet) checkAddress(ch change) error {
-	next, old, err := decodeChange[Address](ch)
-	if err != nil {
-		return err
-	}
-	if err := s.checkAboutMember(ch); err != nil {
-		return err
-	}
-	if ch.old.Index > 0 {
-		if next.Addr != old.Addr {
-			return refusedf("%q keeps the address %s for the life of the site", ch.key, old.Addr)
-		}
-		return nil
-	}
-	g, ok := ReadGenesis(s.view)
-	if !ok {
-		return refusedf("the site has no genesis record yet")
-	}
-	offset, err := AddressOffset(g.Range, next.Addr)
-	if err != nil {
-		return refusedf("the address of %q: %v", ch.key, err)
-	}
-	from, err := s.counter(s.view)
-	if err != nil {
-		return err
-	}
-	to, err := s.counter(s.after(ch.txn))
-	if err != nil {
-		return err
-	}
-	if offset < from || offset >= to {
-		return refusedf("address %s is number %d of the range, this transaction takes numbers %d to %d from the counter", next.Addr, offset, from, to-min(to, 1))
-	}
-	for _, op := range ch.txn.Ops {
-		var other Address
-		if op.Key != ch.key && strings.HasPrefix(op.Key, PrefixAddress) && json.Unmarshal(op.Value, &other) == nil && other.Addr == next.Addr {
-			return refusedf("address %s is given twice", next.Addr)
-		}
-	}
-	return nil
-}
-
-// AddressOffset returns which address of the range addr is, counted from the
-// range's own (0). The first and, in IPv4, the last one are no host's.
-func AddressOffset(prefix, addr string) (uint64, error) {
-	p, err := netip.ParsePrefix(prefix)
-	if err != nil {
-		return 0, fmt.Errorf("address range %q: %w", prefix, err)
-	}
-	a, err := netip.ParseAddr(addr)
-	if err != nil {
-		return 0, fmt.Errorf("address %q: %w", addr, err)
-	}
-	if a.String() != addr {
-		return 0, fmt.Errorf("address %q is written %s", addr, a)
-	}
-	p = p.Masked()
-	if !p.Contains(a) {
-		return 0, fmt.Errorf("address %s is not in %s", a, p)
-	}
-	offset := lowBits(a) - lowBits(p.Addr())
-	if offset == 0 {
-		return 0, fmt.Errorf("address %s is the range's own", a)
-	}
-	if hostBits := a.BitLen() - p.Bits(); a.Is4() && offset == 1<<hostBits-1 {
-		return 0, fmt.Errorf("address %s is the range's broadcast address", a)
-	}
-	return offset, nil
-}
-
-// NthAddress returns the address at an offset of the range; false beyond it.
-func NthAddress(prefix string, offset uint64) (netip.Addr, bool) {
-	p, err := netip.ParsePrefix(prefix)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	b := p.Masked().Addr().AsSlice()
-	carry := offset
-	for i := len(b) - 1; i >= 0 && carry > 0; i-- {
-		sum := uint64(b[i]) + carry&0xff
-		b[i] = byte(sum)
-		carry = carry>>8 + sum>>8
-	}
-	a, _ := netip.AddrFromSlice(b)
-	if carry > 0 || !a.IsValid() {
-		return netip.Addr{}, false
-	}
-	if n, err := AddressOffset(prefix, a.String()); err != nil || n != offset {
-		return netip.Addr{}, false
-	}
-	return a, true
-}
-
-func lowBits(a netip.Addr) uint64 {
-	var v uint64
-	b := a.AsSlice()
-	for _, x := range b[max(0, len(b)-8):] {
-		v = v<<8 | uint64(x)
-	}
-	return v
 }
 
 var dnsLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
