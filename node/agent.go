@@ -11,13 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"golang.org/x/sys/unix"
 
 	"github.com/muster-edge/muster/node/config"
 	"github.com/muster-edge/muster/node/k3s"
@@ -52,34 +52,47 @@ type Options struct {
 	Warnings []string
 	StateDir string
 	RunDir   string
-	Port     int
+	// Port is UDP and TCP; 0 takes one that is free for both.
+	Port int
 	Log      *slog.Logger
+
+	// Hostname stands for the machine's own name, which is then neither asked of
+	// the kernel nor changed. Tests run several nodes on one machine.
+	Hostname string
+	// Listen are the addresses of the mesh's control plane, all of the machine's
+	// if empty.
+	Listen []netip.Addr
+	// NoMDNS leaves the LAN alone: only bootstrap addresses lead to other nodes.
+	NoMDNS bool
 }
 
 // Agent is one node.
 type Agent struct {
 	opts     Options
 	log      *slog.Logger
-	started  time.Time
 	identity *p2p.Identity
 	network  p2p.Network
-	host     *p2p.Host
+	lock     *os.File
 	facts    *p2p.Facts
 	events   *eventLog
 	distro   k3s.Distro
 	wgKey    wireGuardKey
-	dns      *vpn.DNS
+	hostname string
+	phases   *phases
 	changed  p2p.Notifier
 	loop     *loop
 
 	// forwarders bring the changes of every source together in changed.
 	forwarders sync.WaitGroup
 
-	mu       sync.Mutex
-	hostname string
-	phases   *phases
-	own      Facts
-	// standing is how admission sees peers; it follows ledger and founding.
+	// host is set before any reconciler begins; the status API, which is there
+	// earlier, asks running().
+	host *p2p.Host
+	// dns is the names reconciler's own.
+	dns *vpn.DNS
+
+	mu         sync.Mutex
+	own        Facts
 	ledger     *ledger.Ledger
 	member     *member
 	membership *p2p.Membership
@@ -89,16 +102,14 @@ type Agent struct {
 
 // New reads or makes the node's identity and opens its state. It touches nothing
 // outside of the state and run directories, and nothing at all when the
-// configuration has no token.
-func New(opts Options) (*Agent, error) {
+// configuration has no token. ErrRunning is wrapped when another agent works
+// here. Run gives back what New took.
+func New(opts Options) (_ *Agent, err error) {
 	if opts.StateDir == "" {
 		opts.StateDir = DefaultStateDir
 	}
 	if opts.RunDir == "" {
 		opts.RunDir = DefaultRunDir
-	}
-	if opts.Port == 0 {
-		opts.Port = DefaultPort
 	}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
@@ -107,7 +118,15 @@ func New(opts Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("p2p.network_token: %w", err)
 	}
-	a := &Agent{opts: opts, log: opts.Log, started: time.Now(), network: token.Network(opts.Config.P2P.NetworkID)}
+	a := &Agent{opts: opts, log: opts.Log, network: token.Network(opts.Config.P2P.NetworkID)}
+	if a.lock, err = lockRunDir(opts.RunDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.abandon())
+		}
+	}()
 	hardware, err := p2p.ReadHardware()
 	if err != nil {
 		return nil, fmt.Errorf("read hardware: %w", err)
@@ -127,11 +146,11 @@ func New(opts Options) (*Agent, error) {
 	})
 	if outcome == p2p.IdentityReplaced {
 		if err := a.startClean(); err != nil {
-			return nil, errors.Join(err, a.distro.Close())
+			return nil, err
 		}
 	}
 	if err := a.openState(); err != nil {
-		return nil, errors.Join(err, a.distro.Close())
+		return nil, err
 	}
 	a.events.add("identity", "identity "+outcome.String(), identity.ID().String())
 	a.loop = newLoop(&a.changed, a.log)
@@ -152,10 +171,8 @@ func (a *Agent) startClean() error {
 }
 
 func (a *Agent) openState() error {
-	for _, dir := range []string{a.opts.StateDir, a.opts.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("open state: %w", err)
-		}
+	if err := os.MkdirAll(a.opts.StateDir, 0o700); err != nil {
+		return fmt.Errorf("open state: %w", err)
 	}
 	var err error
 	if a.events, err = openEvents(a.path("events.jsonl")); err != nil {
@@ -174,49 +191,8 @@ func (a *Agent) openState() error {
 	if before != "" {
 		a.log.Info("starting again", "phase_before", before)
 	}
-	if a.hostname, err = a.chooseHostname(); err != nil {
-		return err
-	}
-	return nil
-}
-
-// chooseHostname gives the machine a name before anything depends on it: the
-// configuration's, else the machine's own, else one made from the identity.
-func (a *Agent) chooseHostname() (string, error) {
-	current, err := os.Hostname()
-	if err != nil {
-		return "", fmt.Errorf("read hostname: %w", err)
-	}
-	name := a.opts.Config.Hostname
-	if name == "" && !nameless(current) {
-		return current, nil
-	}
-	if name == "" {
-		name = p2p.DefaultHostname(a.identity.ID())
-	}
-	return name, setHostname(name)
-}
-
-// nameless are the names of a machine that nobody named.
-func nameless(hostname string) bool {
-	switch hostname {
-	case "", "(none)", "localhost", "localhost.localdomain", "debian", "kairos", "muster":
-		return true
-	}
-	return false
-}
-
-// setHostname names the running machine. The immutable system forgets it at the
-// next boot, when the agent says it again.
-func setHostname(name string) error {
-	current, err := os.Hostname()
-	if err == nil && current == name {
-		return nil
-	}
-	if err := unix.Sethostname([]byte(name)); err != nil {
-		return fmt.Errorf("set hostname %q: %w", name, err)
-	}
-	return nil
+	a.hostname, err = a.chooseHostname()
+	return err
 }
 
 func (a *Agent) path(name string) string { return filepath.Join(a.opts.StateDir, name) }
@@ -236,7 +212,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	discovery, err := p2p.StartDiscovery(p2p.DiscoveryConfig{
-		Host: a.host, Network: a.network, MDNS: true, Bootstrap: a.opts.Config.P2P.Bootstrap,
+		Host: a.host, Network: a.network, MDNS: !a.opts.NoMDNS, Bootstrap: a.opts.Config.P2P.Bootstrap,
 		BookPath: a.path("addresses.json"), Members: a.others, Log: a.log,
 	})
 	if err != nil {
@@ -270,13 +246,22 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 // openHost starts the mesh's control plane.
 func (a *Agent) openHost() error {
 	host, err := p2p.NewHost(p2p.HostConfig{
-		Identity: a.identity, Network: a.network, Port: a.opts.Port, Standing: a.standing, Log: a.log,
+		Identity: a.identity, Network: a.network, Port: a.opts.Port, Listen: a.opts.Listen, Standing: a.standing, Log: a.log,
 	})
 	if err != nil {
 		return err
 	}
+	a.mu.Lock()
 	a.host = host
+	a.mu.Unlock()
 	return nil
+}
+
+// running tells whether this node has a control plane to be asked about.
+func (a *Agent) running() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.host != nil
 }
 
 // openLedger returns the ledger that is on disk, or nil when this node is not a
@@ -376,25 +361,20 @@ func (a *Agent) forward(ctx context.Context, sources ...func() <-chan struct{}) 
 
 // enter changes the phase, on disk first, and says so.
 func (a *Agent) enter(p Phase, reason string) {
-	a.mu.Lock()
-	changed, err := a.phases.enter(p, reason)
-	a.mu.Unlock()
+	change, err := a.phases.enter(p, reason)
 	if err != nil {
 		a.log.Error("enter phase", LogPhase, p, LogError, err)
-		return
 	}
-	if changed {
+	if change == phaseEntered {
 		a.log.Info("phase", LogPhase, p, LogReason, reason)
 		a.events.add("phase", string(p), reason)
+	}
+	if change != phaseKept {
 		a.changed.Notify()
 	}
 }
 
-func (a *Agent) phase() phaseRecord {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.phases.current
-}
+func (a *Agent) phase() phaseRecord { return a.phases.present() }
 
 // others are the nodes that this one is never to lose.
 func (a *Agent) others() []peer.ID {
@@ -428,7 +408,19 @@ func (a *Agent) close() error {
 		all = errors.Join(all, a.host.Close())
 	}
 	a.forwarders.Wait()
-	return errors.Join(all, a.facts.Flush(), a.distro.Close(), a.events.close())
+	return errors.Join(all, a.facts.Flush(), a.abandon())
+}
+
+// abandon gives back what New opened.
+func (a *Agent) abandon() error {
+	var all error
+	if a.distro != nil {
+		all = errors.Join(all, a.distro.Close())
+	}
+	if a.events != nil {
+		all = errors.Join(all, a.events.close())
+	}
+	return errors.Join(all, a.lock.Close())
 }
 
 // ignoreEnd hides the errors that come of being told to stop.

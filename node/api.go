@@ -26,25 +26,31 @@ const SocketName = "muster.sock"
 // maxRequest bounds the body of an API call in bytes.
 const maxRequest = 64 << 10
 
+// closeTimeout is how long calls that are being answered may take when the agent
+// ends.
+const closeTimeout = time.Second
+
 // apiServer answers on a unix socket that only root may open.
 type apiServer struct {
+	path   string
 	server *http.Server
+	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
 
+// serveAPI answers from now on. The run directory is this agent's alone, so a
+// socket that is there is what a dead agent left.
 func (a *Agent) serveAPI() (*apiServer, error) {
 	path := filepath.Join(a.opts.RunDir, SocketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("serve status API: %w", err)
-	}
-	listener, err := net.Listen("unix", path)
+	listener, err := listenPrivately(path)
 	if err != nil {
 		return nil, fmt.Errorf("serve status API: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("serve status API: %w", err), listener.Close())
-	}
-	s := &apiServer{server: &http.Server{Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second}}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &apiServer{path: path, cancel: cancel, server: &http.Server{
+		Handler: a.routes(), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: maxRequest,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}}
 	s.done.Go(func() {
 		if err := s.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			a.log.Error("status API ended", LogError, err)
@@ -53,10 +59,35 @@ func (a *Agent) serveAPI() (*apiServer, error) {
 	return s, nil
 }
 
+// listenPrivately makes a socket that was never open to anybody but its owner:
+// it gets its name after its mode.
+func listenPrivately(path string) (net.Listener, error) {
+	unborn := path + ".new"
+	if err := os.Remove(unborn); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: unborn, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(unborn, 0o600), os.Rename(unborn, path)); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}
+
+// close ends what is being answered, and waits for it.
 func (s *apiServer) close() error {
-	err := s.server.Close()
+	s.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := s.server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = s.server.Close() // a caller that does not read what it asked for
+	}
 	s.done.Wait()
-	return err
+	return errors.Join(err, os.Remove(s.path))
 }
 
 func (a *Agent) routes() http.Handler {
@@ -77,7 +108,12 @@ func (a *Agent) routes() http.Handler {
 		answer(w, policy, err)
 	})
 	mux.HandleFunc("PATCH /v1/policy", func(w http.ResponseWriter, r *http.Request) {
-		policy, err := a.setPolicy(r.Context(), io.LimitReader(r.Body, maxRequest))
+		changes, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+		if err != nil {
+			answer(w, nil, usageError{fmt.Errorf("read policy: %w", err)})
+			return
+		}
+		policy, err := a.setPolicy(r.Context(), changes)
 		answer(w, policy, err)
 	})
 	mux.HandleFunc("GET /v1/dns", func(w http.ResponseWriter, _ *http.Request) {
@@ -86,7 +122,7 @@ func (a *Agent) routes() http.Handler {
 	})
 	mux.HandleFunc("PUT /v1/dns/{name}", func(w http.ResponseWriter, r *http.Request) {
 		var addresses []string
-		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&addresses); err != nil {
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&addresses); err != nil {
 			answer(w, nil, usageError{fmt.Errorf("read addresses: %w", err)})
 			return
 		}
@@ -100,6 +136,9 @@ func (a *Agent) routes() http.Handler {
 		answer(w, string(text), err)
 	})
 	mux.Handle("GET /metrics", a.metrics())
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, usageError{fmt.Errorf("this agent (version %s) does not know %s %s", Version, r.Method, r.URL.Path)})
+	})
 	return mux
 }
 
@@ -152,7 +191,7 @@ func (a *Agent) siteLedger() (*ledger.Ledger, error) {
 }
 
 func (a *Agent) rowsIfRunning() []Row {
-	if a.host == nil {
+	if !a.running() {
 		return []Row{}
 	}
 	return a.rows()
@@ -168,14 +207,10 @@ func (a *Agent) sitePolicy() (roles.Policy, error) {
 }
 
 // setPolicy changes the fields that the body names and leaves the others.
-func (a *Agent) setPolicy(ctx context.Context, body io.Reader) (roles.Policy, error) {
+func (a *Agent) setPolicy(ctx context.Context, changes []byte) (roles.Policy, error) {
 	l, err := a.siteLedger()
 	if err != nil {
 		return roles.Policy{}, err
-	}
-	changes, err := io.ReadAll(body)
-	if err != nil {
-		return roles.Policy{}, fmt.Errorf("set policy: %w", err)
 	}
 	view := l.View()
 	genesis, founded := ledger.ReadGenesis(view)

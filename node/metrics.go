@@ -48,7 +48,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descPhase, 1, string(phase.Phase))
 	gauge(descSince, time.Since(phase.Since).Seconds())
 	gauge(descWaiting, float64(len(a.why())))
-	if a.host != nil {
+	if a.running() {
 		gauge(descPeers, float64(len(a.host.Peers())))
 	}
 	a.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/muster-edge/muster/p2p"
@@ -65,12 +66,24 @@ type phaseRecord struct {
 	Reason string    `json:"reason,omitempty"`
 }
 
-// phases keeps the present phase and its file.
+// phases keeps the present phase and its file. It has a lock of its own because
+// it waits for the disk.
 type phases struct {
-	path    string
-	now     func() time.Time
+	path string
+	now  func() time.Time
+
+	mu      sync.Mutex
 	current phaseRecord
 }
+
+// phaseChange is what entering a phase changed.
+type phaseChange int
+
+const (
+	phaseKept    phaseChange = iota // nothing
+	phaseRenewed                    // the reason
+	phaseEntered                    // the phase
+)
 
 // openPhases reads the file of an earlier run; the phase it holds is history
 // and the node starts anew.
@@ -90,20 +103,28 @@ func openPhases(path string, now func() time.Time) (*phases, Phase, error) {
 }
 
 // enter makes next the present phase, on disk first. Entering the present
-// phase again only renews its reason.
-func (p *phases) enter(next Phase, reason string) (changed bool, err error) {
+// phase again only renews its reason. A disk that takes nothing more costs the
+// memory of it, not the phase: the error is returned beside the change.
+func (p *phases) enter(next Phase, reason string) (phaseChange, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	was := p.current
 	if was.Phase == next && was.Reason == reason {
-		return false, nil
+		return phaseKept, nil
 	}
-	if was.Phase != next && next != PhaseBlocked && next != PhaseStarting && !slices.Contains(transitions[was.Phase], next) {
-		return false, fmt.Errorf("enter phase %s from %s: %w", next, was.Phase, ErrPhase)
+	if was.Phase == next {
+		return phaseRenewed, p.write(phaseRecord{Phase: next, Since: was.Since, Reason: reason})
 	}
-	r := phaseRecord{Phase: next, Since: was.Since, Reason: reason}
-	if was.Phase != next {
-		r.Since = p.now()
+	if next != PhaseBlocked && next != PhaseStarting && !slices.Contains(transitions[was.Phase], next) {
+		return phaseKept, fmt.Errorf("enter phase %s from %s: %w", next, was.Phase, ErrPhase)
 	}
-	return was.Phase != next, p.write(r)
+	return phaseEntered, p.write(phaseRecord{Phase: next, Since: p.now(), Reason: reason})
+}
+
+func (p *phases) present() phaseRecord {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.current
 }
 
 func (p *phases) write(r phaseRecord) error {
@@ -111,9 +132,10 @@ func (p *phases) write(r phaseRecord) error {
 	if err != nil {
 		return fmt.Errorf("write phase: %w", err)
 	}
-	if err := p2p.WriteFile(p.path, text, 0o600); err != nil {
+	err = p2p.WriteFile(p.path, text, 0o600)
+	p.current = r
+	if err != nil {
 		return fmt.Errorf("write phase: %w", err)
 	}
-	p.current = r
 	return nil
 }

@@ -72,7 +72,7 @@ func (a *Agent) status() Status {
 		ID: a.identity.ID().String(), Hostname: a.hostname, Phase: a.phase().Phase, Version: Version,
 		Voters: []string{}, WaitingFor: a.why(), Warnings: append([]string{}, a.opts.Warnings...),
 	}
-	if a.host == nil {
+	if !a.running() {
 		return s
 	}
 	rows := a.rows()
