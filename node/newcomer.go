@@ -74,7 +74,7 @@ func (a *Agent) becomeMember(ctx context.Context) (*ledger.Ledger, error) {
 	for {
 		changed := a.changed.Changed()
 		site, one := n.site()
-		if one && !a.promised() {
+		if one && n.free() {
 			l, err := n.join(ctx, site)
 			if err == nil {
 				return l, nil
@@ -124,7 +124,7 @@ func (n *newcomer) found(ctx context.Context, changed <-chan struct{}) (*ledger.
 		case <-changed:
 		}
 		changed = n.agent.changed.Changed()
-		if _, one := n.site(); one && !n.agent.promised() {
+		if _, one := n.site(); one && n.free() {
 			cancel()
 			if o := <-done; o.err == nil {
 				return &o.cert, nil
@@ -244,7 +244,7 @@ func (n *newcomer) join(ctx context.Context, site ledger.Site) (_ *ledger.Ledger
 			err = errors.Join(err, n.openFounding())
 		}
 	}()
-	if a.promised() {
+	if !n.free() {
 		return nil, errors.New("this node has just promised itself to a site that is being founded")
 	}
 	a.enter(PhaseEnrolling, "asking site "+site.ID)
@@ -262,6 +262,11 @@ func (n *newcomer) join(ctx context.Context, site ledger.Site) (_ *ledger.Ledger
 	}
 	return nil, all
 }
+
+// free tells whether this node may join a site: it is neither bound to a
+// founding without an outcome, nor one of the founders of a site whose ledger it
+// has yet to start. A founding master that enrolled instead would never vote.
+func (n *newcomer) free() bool { return !n.agent.promised() && !n.agent.founder() }
 
 func (n *newcomer) setEnrol(reason string) {
 	n.mu.Lock()
@@ -281,7 +286,7 @@ func (n *newcomer) explain(context.Context) ([]string, error) {
 		why := fmt.Sprintf("SiteConflict: two sites with this token are in sight (%s), and this node joins neither; end one of them", strings.Join(names, " and "))
 		n.agent.enter(PhaseBlocked, why)
 		return []string{why}, nil
-	case len(sites) == 1 && !n.agent.promised():
+	case len(sites) == 1 && n.free():
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.enrol == "" {
@@ -309,12 +314,19 @@ func (n *newcomer) candidates() []peer.ID {
 	return all
 }
 
-// alive is who a founding may count on.
+// alive is who a founding may count on: the nodes without a site, and the
+// members in sight, who have left the founding's gossip. A founder that was away
+// when its site was founded hears the outcome from those.
 func (n *newcomer) alive() []peer.ID {
 	var all []peer.ID
 	for _, m := range n.membership.Members() {
 		if m.Status == p2p.MemberAlive {
 			all = append(all, m.ID)
+		}
+	}
+	for _, p := range n.agent.host.Peers() {
+		if p.Greeting.Site != "" && !slices.Contains(all, p.ID) {
+			all = append(all, p.ID)
 		}
 	}
 	return all
