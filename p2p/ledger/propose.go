@@ -250,7 +250,7 @@ func call(ctx context.Context, host Host, to peer.ID, proto protocol.ID, req, an
 			_ = s.Reset() // err is what went wrong
 			return
 		}
-		err = s.Close()
+		_ = s.Close() // the answer is here; the other side may have closed first
 	}()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })() // ends a blocked read
 	if deadline, ok := ctx.Deadline(); ok {

@@ -182,7 +182,8 @@ func (l *streamLayer) ask(ctx context.Context, id peer.ID) (hello, error) {
 	if err != nil {
 		return hello{}, err
 	}
-	return theirs, conn.Close()
+	_ = conn.Close() // it has answered, and may have closed first
+	return theirs, nil
 }
 
 func (l *streamLayer) reach(ctx context.Context, id peer.ID, probe bool) (net.Conn, hello, error) {
