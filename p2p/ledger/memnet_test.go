@@ -232,11 +232,14 @@ func (s *memStream) Write(p []byte) (int, error) {
 }
 func (s *memStream) CloseWrite() error { s.out.finish(io.EOF); return nil }
 func (s *memStream) CloseRead() error  { s.in.fail(io.ErrClosedPipe); return nil }
+
+// Close fails when the other side closed first, as QUIC's does.
 func (s *memStream) Close() error {
 	s.forget()
+	err := s.out.failure()
 	s.out.finish(io.EOF)
 	s.in.fail(io.ErrClosedPipe)
-	return nil
+	return err
 }
 
 func (s *memStream) Reset() error {
@@ -269,6 +272,13 @@ type memPipe struct {
 	broken error // at once
 	until  time.Time
 	timer  *time.Timer
+}
+
+// failure is why writes fail, nil while they do not.
+func (p *memPipe) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
 }
 
 func newMemPipe() *memPipe {
