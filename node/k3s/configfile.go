@@ -25,7 +25,7 @@ func (s Spec) render() ([]byte, error) {
 	}
 	if s.Role == Agent {
 		c["token"] = pinned(s.CAHash, "node", s.AgentToken)
-		if !s.ReplaceArgs && s.FlannelInterface != "" {
+		if s.FlannelInterface != "" {
 			c["flannel-iface"] = s.FlannelInterface
 		}
 		return c.encode()
@@ -51,7 +51,8 @@ func (s Spec) render() ([]byte, error) {
 		c["flannel-iface"] = s.FlannelInterface
 	}
 	if !s.ReplaceArgs && len(s.TLSSANs) > 0 {
-		c["tls-san"] = slices.Sorted(slices.Values(s.TLSSANs))
+		// K3s appends the user's --tls-san to this list.
+		c["tls-san"] = slices.Compact(slices.Sorted(slices.Values(s.TLSSANs)))
 	}
 	return c.encode()
 }

@@ -4,13 +4,45 @@
 // beside it. The driver writes K3s's own configuration files, keeps the process
 // running under systemd, OpenRC or by itself, and reads K3s's own endpoints to
 // tell whether the node is healthy; it decides nothing.
+//
+// # Configuration and restarts
+//
+// Apply writes configuration and starts K3s; it never restarts a K3s that runs
+// in the asked role. What changed is on disk for the next start, whoever makes
+// it: systemd, supervise-daemon, or the driver itself.
+//
+// # A founding start that dies
+//
+// K3s may die between its start with cluster-init and the moment when the site
+// commits the CA hash. It is then started again with cluster-init still in its
+// configuration, on what it left on disk: with an etcd directory it resumes that
+// cluster and ignores the flag, with a CA but no etcd it founds with that CA,
+// and with neither it founds afresh. All three are safe, because nobody joins
+// before the CA hash is committed and the driver reports a CA hash only from
+// the file that the running server serves. After the commit the next Apply comes
+// without ClusterInit and takes the flag out of the file, while K3s runs on. If
+// the site gave the epoch to another node in between, this node is told so
+// before it starts K3s, and wipes.
+//
+// # What is on the machine
+//
+// /etc/rancher/k3s/config.yaml.d/50-muster.yaml holds what the site decided,
+// tokens included, mode 0600. config.yaml and other files beside it stay the
+// user's, as long as they do not decide in the site's place. Units and drop-ins
+// lie under /run, and so does the PID of a K3s without service manager: nothing
+// of the driver's starts K3s at boot before the agent has asked what it is.
 package k3s
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -47,8 +79,9 @@ const (
 // Spec is what a node is to run.
 type Spec struct {
 	Role Role
-	// ClusterInit founds a new cluster with embedded etcd. It belongs in the
-	// configuration for exactly one start, and never together with Join.
+	// ClusterInit founds a new cluster with embedded etcd, and never together with
+	// Join. It stays in the configuration until the founding start has come to its
+	// end, which is the CA hash that the site commits; see the package comment.
 	ClusterInit bool
 	// Join is the URL of a live server, "https://10.1.0.1:6443".
 	Join string
@@ -65,8 +98,9 @@ type Spec struct {
 	DatastoreEndpoint string
 	TLSSANs           []string
 	EmbeddedRegistry  bool
-	// Args and Env are the user's, appended to ours; with ReplaceArgs and
-	// ReplaceEnv they stand in place of those of ours that are not reserved.
+	// Args and Env are the user's, appended to ours; with ReplaceArgs they stand
+	// in place of those of ours that are not reserved, which are the TLSSANs. We
+	// set no variables, so that ReplaceEnv changes nothing.
 	Args        []string
 	Env         map[string]string
 	ReplaceArgs bool
@@ -95,14 +129,10 @@ var (
 	ErrReserved = errors.New("is decided by the site and may not be set")
 	// ErrNoBinary is wrapped when there is no K3s to run.
 	ErrNoBinary = errors.New("no k3s binary")
+	// ErrForeignDisk is wrapped when a server is to go on with a cluster that is
+	// not the one on its disk.
+	ErrForeignDisk = errors.New("this node's disk does not hold the cluster")
 )
-
-// reserved are the settings that the site decides (DESIGN §8). A node that sets
-// one by itself would join another cluster, under another name, or twice.
-var reserved = []string{
-	"server", "token", "token-file", "agent-token", "agent-token-file", "cluster-init", "cluster-reset",
-	"node-ip", "node-name", "with-node-id", "datastore-endpoint", "flannel-iface", "config", "embedded-registry", "data-dir",
-}
 
 // Validate refuses a spec that K3s would misunderstand.
 func (s Spec) Validate() error {
@@ -111,30 +141,64 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("K3s role %q is neither server nor agent", s.Role)
 	case s.ClusterInit && s.Join != "":
 		return errors.New("K3s cannot found a cluster and join one at once")
+	case s.ClusterInit && s.DatastoreEndpoint != "":
+		return errors.New("K3s cannot found a cluster with etcd beside an external datastore")
 	case s.Role == Agent && (s.ClusterInit || s.DatastoreEndpoint != ""):
 		return errors.New("a K3s agent has no datastore")
 	case s.Role == Agent && s.Join == "":
 		return errors.New("a K3s agent needs a server to join")
 	case s.Role == Agent && s.ServerToken != "":
 		return errors.New("a K3s agent must not hold the server token")
+	case s.Role == Server && s.ServerToken == "":
+		return errors.New("a K3s server needs the server token, or it makes up its own")
+	case s.AgentToken == "":
+		return errors.New("a K3s node needs the agent token")
+	case s.ServerToken == s.AgentToken:
+		return errors.New("server token and agent token are the same: an agent could make itself a server")
+	case s.ClusterInit && s.CAHash != "":
+		return errors.New("a cluster whose CA is known is not founded again")
+	case s.Join != "" && s.CAHash == "":
+		return errors.New("a K3s node joins only a cluster whose CA is known")
 	case s.NodeName == "":
 		return errors.New("a K3s node needs a name")
 	}
-	for _, arg := range s.Args {
-		name, _, _ := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-		for _, r := range reserved {
-			if name == r {
-				return fmt.Errorf("k3s argument --%s %w", name, ErrReserved)
-			}
+	if s.CAHash != "" {
+		if hash, err := hex.DecodeString(s.CAHash); err != nil || len(hash) != sha256.Size {
+			return errors.New("the cluster CA's hash is not 64 hexadecimal digits")
 		}
 	}
-	for name := range s.Env {
-		flag := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, "K3S_")), "_", "-")
-		for _, r := range append(reserved, "url") {
-			if strings.HasPrefix(name, "K3S_") && flag == r {
-				return fmt.Errorf("k3s environment %s %w", name, ErrReserved)
-			}
+	if s.Join != "" {
+		if u, err := url.Parse(s.Join); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+			return fmt.Errorf("%q is not the https URL of a server", s.Join)
+		}
+	}
+	if _, err := s.argv(); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(s.Env) {
+		if !envName.MatchString(name) {
+			return fmt.Errorf("k3s environment: %q is not the name of a variable", name)
+		}
+		if reservedEnv[name] {
+			return fmt.Errorf("k3s environment %s %w", name, ErrReserved)
+		}
+		if strings.ContainsRune(s.Env[name], 0) {
+			return fmt.Errorf("k3s environment %s holds a NUL", name)
 		}
 	}
 	return nil
 }
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// String says what the spec is about and keeps tokens, datastore, arguments and
+// environment to itself.
+func (s Spec) String() string {
+	return fmt.Sprintf("K3s %s %q (cluster-init %t, join %q)", s.Role, s.NodeName, s.ClusterInit, s.Join)
+}
+
+// GoString is String, so that %#v keeps secrets too.
+func (s Spec) GoString() string { return s.String() }
+
+// LogValue is String for slog.
+func (s Spec) LogValue() slog.Value { return slog.StringValue(s.String()) }

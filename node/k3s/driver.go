@@ -2,13 +2,11 @@ package k3s
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"maps"
 	"net/http"
-	"os"
-	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -26,35 +24,49 @@ type Options struct {
 	DownloadDir, RunDir, LogDir string
 	Client                      *http.Client
 	Log                         *slog.Logger
-	// Root is prepended to K3s's own paths; empty outside of tests.
+	// Root is prepended to the machine's own paths; empty outside of tests.
 	Root string
 }
 
 const (
-	// configFile is read by K3s after its config.yaml, which stays the user's.
-	configFile = "/etc/rancher/k3s/config.yaml.d/50-muster.yaml"
+	// configDir is read by K3s after mainConfig; both are the user's but for our
+	// configFile.
+	configDir  = "/etc/rancher/k3s/config.yaml.d"
+	mainConfig = "/etc/rancher/k3s/config.yaml"
+	configFile = configDir + "/50-muster.yaml"
 	// pollStarting and pollReady pace the questions to the API server.
 	pollStarting = time.Second
 	pollReady    = 10 * time.Second
 )
 
-// Driver runs K3s. It implements Distro.
+// Driver runs K3s. It implements Distro. Its methods may be called at the same
+// time.
 type Driver struct {
 	opts     Options
 	runner   runner
+	binaries *binaries
 	changed  p2p.Notifier
 	cancel   context.CancelFunc
 	watching sync.WaitGroup
 	wake     chan struct{}
 
+	// acting is held by who changes what runs.
+	acting sync.Mutex
+
 	mu      sync.Mutex
 	spec    *Spec
 	version string
 	state   State
+	// turn counts what makes earlier observations worthless: a State from before
+	// a wipe would speak of the old cluster.
+	turn int
 }
 
-// New returns a driver that has not started anything.
-func New(opts Options) *Driver {
+// New returns a driver that has not started anything. It takes over a K3s that
+// an earlier agent left running.
+func New(opts Options) *Driver { return newDriver(opts, defaultDirectTiming) }
+
+func newDriver(opts Options, timing directTiming) *Driver {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
@@ -62,17 +74,26 @@ func New(opts Options) *Driver {
 		opts.Client = http.DefaultClient
 	}
 	d := &Driver{opts: opts, wake: make(chan struct{}, 1)}
+	d.binaries = &binaries{
+		source: opts.Source, dir: opts.DownloadDir, root: opts.Root,
+		download: downloader{client: opts.Client, stall: stallTimeout, max: maxBinary},
+	}
 	manager := opts.Manager
 	if manager == ManagerAuto {
-		manager = detect()
+		manager = detect(opts.Root)
 	}
 	switch manager {
 	case ManagerSystemd:
-		d.runner = systemd{unitDir: "/run/systemd/system"}
+		d.runner = systemd{unitDir: opts.Root + "/run/systemd/system"}
 	case ManagerOpenRC:
-		d.runner = openrc{initDir: "/etc/init.d"}
+		d.runner = openrc{initDir: opts.Root + "/etc/init.d"}
 	default:
-		d.runner = newDirect(opts.RunDir, opts.LogDir, opts.Log, d.poke)
+		direct, err := newDirect(opts.RunDir, opts.LogDir, opts.Log, d.poke, timing)
+		if err != nil {
+			d.runner = broken{err}
+		} else {
+			d.runner = direct
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
@@ -80,12 +101,29 @@ func New(opts Options) *Driver {
 	return d
 }
 
-// Apply implements Distro.
+// Apply implements Distro. When there is nothing to do it reads a few small
+// files and asks the service manager once.
 func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if err := spec.Validate(); err != nil {
 		return err
 	}
-	binary, err := d.opts.Source.find(ctx, d.opts.DownloadDir, d.opts.Client)
+	d.acting.Lock()
+	defer d.acting.Unlock()
+	if err := checkForeign(d.opts.Root); err != nil {
+		return err
+	}
+	if err := spec.checkDisk(d.opts.Root); err != nil {
+		return err
+	}
+	binary, err := d.binaries.find(ctx)
+	if err != nil {
+		return err
+	}
+	version, err := d.binaries.version(ctx, binary)
+	if err != nil {
+		return err
+	}
+	args, err := spec.argv()
 	if err != nil {
 		return err
 	}
@@ -93,39 +131,49 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	path := d.opts.Root + configFile
-	if current, err := os.ReadFile(path); err != nil || string(current) != string(text) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return fmt.Errorf("write K3s configuration: %w", err)
-		}
-		if err := p2p.WriteFile(path, text, 0o600); err != nil {
-			return fmt.Errorf("write K3s configuration: %w", err)
-		}
-	}
-	d.mu.Lock()
-	known := d.version
-	d.mu.Unlock()
-	if known == "" {
-		if known, err = version(ctx, binary); err != nil {
-			return err
-		}
-	}
+	// The other role first: it must not meet the new configuration, were it to be
+	// restarted in between.
 	other := Server
 	if spec.Role == Server {
 		other = Agent
 	}
-	if running, err := d.runner.running(ctx, other); err == nil && running {
-		if err := d.runner.stop(ctx); err != nil {
-			return err
-		}
+	if err := d.runner.stop(ctx, other); err != nil {
+		return err
 	}
-	if err := d.runner.start(ctx, process{role: spec.Role, binary: binary, args: spec.Args, env: spec.Env}); err != nil {
+	if _, err := writeChanged(d.opts.Root+configFile, text, 0o600); err != nil {
+		return fmt.Errorf("write K3s configuration: %w", err)
+	}
+	if err := d.runner.start(ctx, process{role: spec.Role, binary: binary, args: args, env: spec.Env}); err != nil {
 		return err
 	}
 	d.mu.Lock()
-	d.spec, d.version = &spec, known
+	before := d.spec
+	if before != nil && before.Role != spec.Role {
+		d.forget()
+	}
+	d.spec, d.version = &spec, version
 	d.mu.Unlock()
-	d.poke()
+	if before == nil || before.Role != spec.Role || before.NodeName != spec.NodeName {
+		d.poke()
+	}
+	return nil
+}
+
+// checkDisk refuses to start a server that would found a cluster of its own
+// beside the one that there is: with nobody to join it has to go on with what it
+// has (DESIGN §6, history S12).
+func (s Spec) checkDisk(root string) error {
+	if s.Role != Server || s.Join != "" || s.DatastoreEndpoint != "" || s.CAHash == "" {
+		return nil
+	}
+	switch hash, err := caHash(root + serverCA); {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("start K3s without a server to join: %w: it holds none", ErrForeignDisk)
+	case err != nil:
+		return fmt.Errorf("start K3s without a server to join: %w", err)
+	case hash != s.CAHash:
+		return fmt.Errorf("start K3s without a server to join: %w: its CA is %.12s, not %.12s", ErrForeignDisk, hash, s.CAHash)
+	}
 	return nil
 }
 
@@ -141,18 +189,37 @@ func (d *Driver) Changed() <-chan struct{} { return d.changed.Changed() }
 
 // Stop implements Distro.
 func (d *Driver) Stop(ctx context.Context) error {
+	d.acting.Lock()
+	defer d.acting.Unlock()
+	return d.stop(ctx)
+}
+
+func (d *Driver) stop(ctx context.Context) error {
+	err := errors.Join(d.runner.stop(ctx, Server), d.runner.stop(ctx, Agent))
 	d.mu.Lock()
 	d.spec = nil
+	d.forget()
 	d.mu.Unlock()
-	err := d.runner.stop(ctx)
+	d.changed.Notify()
 	d.poke()
 	return err
 }
 
+// forget drops what was observed. The caller holds mu.
+func (d *Driver) forget() {
+	d.turn++
+	d.state = State{}
+}
+
 // Wipe implements Distro.
 func (d *Driver) Wipe(ctx context.Context) (string, error) {
-	if err := d.Stop(ctx); err != nil {
+	d.acting.Lock()
+	defer d.acting.Unlock()
+	if err := d.stop(ctx); err != nil {
 		return "", err
+	}
+	if err := endPods(ctx, d.opts.Root, d.opts.Log); err != nil {
+		return "", fmt.Errorf("wipe K3s: %w", err)
 	}
 	return wipe(d.opts.Root, time.Now())
 }
@@ -177,27 +244,22 @@ func (d *Driver) watch(ctx context.Context) {
 	defer o.close()
 	for {
 		d.mu.Lock()
-		spec, was := d.spec, d.state
-		known := d.version
+		spec, version, turn := d.spec, d.version, d.turn
 		d.mu.Unlock()
 		var now State
-		if spec != nil {
-			running, err := d.runner.running(ctx, spec.Role)
-			switch {
-			case err != nil:
-				now.Waiting = err.Error()
-			case !running:
-				now.Waiting = "K3s is not running; it is started again shortly, its log says why it ended"
-			default:
-				now = o.look(ctx, spec.Role, spec.NodeName)
-			}
-			now.Running = running
-			now.Version = known
+		if spec == nil {
+			now = d.left(ctx)
+		} else {
+			now = d.look(ctx, o, *spec)
+			now.Version = version
 		}
-		if now != was && ctx.Err() == nil {
-			d.mu.Lock()
+		d.mu.Lock()
+		changed := now != d.state && turn == d.turn && ctx.Err() == nil
+		if changed {
 			d.state = now
-			d.mu.Unlock()
+		}
+		d.mu.Unlock()
+		if changed {
 			d.changed.Notify()
 		}
 		pause := pollReady
@@ -216,4 +278,26 @@ func (d *Driver) watch(ctx context.Context) {
 	}
 }
 
-func sortedKeys(m map[string]string) []string { return slices.Sorted(maps.Keys(m)) }
+// left is what can be said before the first Apply: whether an earlier agent left
+// K3s running.
+func (d *Driver) left(ctx context.Context) State {
+	for _, role := range []Role{Server, Agent} {
+		if running, err := d.runner.running(ctx, role); err == nil && running {
+			return State{Running: true, Waiting: "K3s runs on while the agent finds out what this node is"}
+		}
+	}
+	return State{}
+}
+
+func (d *Driver) look(ctx context.Context, o *observer, spec Spec) State {
+	running, err := d.runner.running(ctx, spec.Role)
+	switch {
+	case err != nil:
+		return State{Waiting: err.Error()}
+	case !running:
+		return State{Waiting: "K3s is not running; it is started again shortly, its log says why it ended"}
+	}
+	now := o.look(ctx, spec.Role, spec.NodeName)
+	now.Running = true
+	return now
+}

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -28,6 +29,10 @@ const (
 
 // observeTimeout bounds one question to the API server.
 const observeTimeout = 3 * time.Second
+
+// maxAnswer bounds an answer of the API server in bytes; etcd holds no object
+// above 1.5 MiB.
+const maxAnswer = 4 << 20
 
 // observer asks K3s's own endpoints how the node does.
 type observer struct {
@@ -65,7 +70,7 @@ func (o *observer) look(ctx context.Context, role Role, node string) State {
 	}
 	if role == Server {
 		if _, err := client.get(ctx, "/readyz"); err != nil {
-			s.Waiting = "this node's API server is not ready: " + firstLine(err)
+			s.Waiting = "this node's API server is not ready: " + firstLine(err.Error())
 			return s
 		}
 		s.Serving = true
@@ -73,9 +78,9 @@ func (o *observer) look(ctx context.Context, role Role, node string) State {
 	ready, why, err := client.nodeReady(ctx, node)
 	switch {
 	case err != nil && role == Agent:
-		s.Waiting = "no API server answers this node: " + firstLine(err)
+		s.Waiting = "no API server answers this node: " + firstLine(err.Error())
 	case err != nil:
-		s.Waiting = "the Node object cannot be read: " + firstLine(err)
+		s.Waiting = "the Node object cannot be read: " + firstLine(err.Error())
 	case !ready:
 		s.Waiting = why
 	}
@@ -124,18 +129,31 @@ func (c *apiClient) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("GET %s: %s", path, response.Status)
+		return nil, &statusError{path: path, code: response.StatusCode, status: response.Status}
 	}
 	return body, nil
 }
 
+// statusError is an answer that says no.
+type statusError struct {
+	path   string
+	code   int
+	status string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("GET %s: %s", e.path, e.status) }
+
 func (c *apiClient) nodeReady(ctx context.Context, name string) (ready bool, why string, err error) {
-	body, err := c.get(ctx, "/api/v1/nodes/"+name)
+	body, err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(name))
+	var no *statusError
+	if errors.As(err, &no) && no.code == http.StatusNotFound {
+		return false, fmt.Sprintf("Node %s has not registered yet", name), nil
+	}
 	if err != nil {
 		return false, "", err
 	}
@@ -149,7 +167,7 @@ func (c *apiClient) nodeReady(ctx context.Context, name string) (ready bool, why
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == "Ready" {
-			return c.Status == "True", fmt.Sprintf("Node %s is not Ready: %s", name, c.Message), nil
+			return c.Status == "True", fmt.Sprintf("Node %s is not Ready: %s", name, firstLine(c.Message)), nil
 		}
 	}
 	return false, fmt.Sprintf("Node %s has not reported yet", name), nil
@@ -166,8 +184,8 @@ func caHash(path string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func firstLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
 	return line
 }
 

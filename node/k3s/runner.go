@@ -16,15 +16,25 @@ type process struct {
 
 // runner keeps K3s running, by the machine's service manager or by itself.
 type runner interface {
-	// start makes p run; what runs already in the same role stays.
+	// start makes p run; what runs already in the same role stays. It costs a
+	// look when nothing is to be done.
 	start(ctx context.Context, p process) error
-	// running tells whether K3s lives in the role.
+	// running tells whether a K3s process lives in the role.
 	running(ctx context.Context, role Role) (bool, error)
-	// stop ends K3s in any role and keeps it from coming back.
-	stop(ctx context.Context) error
+	// stop ends K3s in the role, keeps it from coming back, and returns when it
+	// is gone. It costs a look when there is none.
+	stop(ctx context.Context, role Role) error
 	// close ends the runner and leaves K3s as it is.
 	close() error
 }
+
+// broken is the runner of a machine that cannot run anything.
+type broken struct{ err error }
+
+func (b broken) start(context.Context, process) error        { return b.err }
+func (b broken) running(context.Context, Role) (bool, error) { return false, b.err }
+func (b broken) stop(context.Context, Role) error            { return b.err }
+func (b broken) close() error                                { return nil }
 
 // Manager names a way to run K3s.
 type Manager string
@@ -38,12 +48,13 @@ const (
 	ManagerDirect Manager = "direct"
 )
 
-// detect finds the machine's service manager the way sd_booted(3) does it.
-func detect() Manager {
-	if info, err := os.Lstat("/run/systemd/system"); err == nil && info.IsDir() {
+// detect finds the machine's service manager the way sd_booted(3) does it. root
+// is prepended to paths.
+func detect(root string) Manager {
+	if info, err := os.Lstat(root + "/run/systemd/system"); err == nil && info.IsDir() {
 		return ManagerSystemd
 	}
-	if _, err := os.Stat("/run/openrc"); err == nil {
+	if _, err := os.Stat(root + "/run/openrc"); err == nil {
 		if _, err := exec.LookPath("rc-service"); err == nil {
 			return ManagerOpenRC
 		}
