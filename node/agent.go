@@ -54,7 +54,7 @@ type Options struct {
 	RunDir   string
 	// Port is UDP and TCP; 0 takes one that is free for both.
 	Port int
-	Log      *slog.Logger
+	Log  *slog.Logger
 
 	// Hostname stands for the machine's own name, which is then neither asked of
 	// the kernel nor changed. Tests run several nodes on one machine.
@@ -243,10 +243,27 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	return nil
 }
 
+// onMesh tells the mesh's own addresses, over which its control plane must not
+// run: it would be a way to reach itself.
+func (a *Agent) onMesh(address netip.Addr) bool {
+	a.mu.Lock()
+	l := a.ledger
+	a.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	genesis, ok := ledger.ReadGenesis(l.View())
+	if !ok {
+		return false
+	}
+	mesh, err := netip.ParsePrefix(genesis.Range)
+	return err == nil && mesh.Contains(address)
+}
+
 // openHost starts the mesh's control plane.
 func (a *Agent) openHost() error {
 	host, err := p2p.NewHost(p2p.HostConfig{
-		Identity: a.identity, Network: a.network, Port: a.opts.Port, Listen: a.opts.Listen, Standing: a.standing, Log: a.log,
+		Identity: a.identity, Network: a.network, Port: a.opts.Port, Listen: a.opts.Listen, Standing: a.standing, Hidden: a.onMesh, Log: a.log,
 	})
 	if err != nil {
 		return err

@@ -304,6 +304,7 @@ func (h *Host) listenOn(cfg HostConfig, port int) error {
 		libp2p.ConnectionGater(hostGater{h}),
 		libp2p.AddrsFactory(h.announced),
 		libp2p.WithDialTimeout(dialTimeout),
+		libp2p.SwarmOpts(swarm.WithDialRanker(quicFirst)),
 		libp2p.UserAgent(identifyVersion),
 		libp2p.ProtocolVersion(identifyVersion),
 		// What talks while nobody has anything to say, or is not ours to need.
