@@ -437,3 +437,18 @@ func (s *testSite) agentLog(name string) string {
 	}
 	return out.String()
 }
+
+// requireNoPart makes sure that text holds no piece of a secret that would help
+// anybody. It does not use testify's Contains, which would print both.
+func requireNoPart(t *testing.T, secrets map[string]string, where, text string) {
+	t.Helper()
+	const piece = 16 // characters
+	for name, secret := range secrets {
+		// A prefix tells the format and is the same in all.
+		for start := len(secret) / 4; start+piece <= len(secret); start += piece {
+			if strings.Contains(text, secret[start:start+piece]) {
+				require.FailNow(t, "a secret leaked", "%s holds characters %d to %d of the %s", where, start, start+piece, name)
+			}
+		}
+	}
+}
