@@ -71,6 +71,7 @@ type Agent struct {
 	opts     Options
 	log      *slog.Logger
 	identity *p2p.Identity
+	hardware string
 	network  p2p.Network
 	lock     *os.File
 	facts    *p2p.Facts
@@ -136,6 +137,7 @@ func New(opts Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.identity = identity
+	a.hardware = hardwareHash(a.network, hardware)
 	a.log = opts.Log.With(LogNode, identity.ID().String())
 	a.distro = k3s.New(k3s.Options{
 		Source:      k3s.Source{Path: opts.Config.K3s.Binary, URL: opts.Config.K3s.URL, SHA256: opts.Config.K3s.SHA256},

@@ -102,7 +102,7 @@ func (t *draft) txn() (ledger.Txn, error) {
 // enrolRequest is what this node says of itself when it asks to be a member.
 func (a *Agent) enrolRequest() ledger.EnrolmentRequest {
 	return ledger.EnrolmentRequest{
-		Hostname: a.hostname, StaticRole: string(a.staticRole()), Muster: Version, Features: FeatureLevel,
+		Hostname: a.hostname, StaticRole: string(a.staticRole()), Hardware: a.hardware, Muster: Version, Features: FeatureLevel,
 	}
 }
 
