@@ -1,0 +1,36 @@
+package scenario
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestLateNodeJoinsARunningSite(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	config.DNS = true
+	s := site(t, 2, config)
+	s.waitReady(readyTime)
+	before := s.standings()
+
+	added, err := s.Add(t.Context(), 1)
+	require.NoError(t, err)
+	s.waitReady(readyTime)
+	s.waitKubeReady(readyTime)
+
+	after := s.standings()
+	late := after[added[0]]
+	require.Equal(t, "worker", late.Role)
+	require.Equal(t, "10.1.0.3", late.Address)
+	delete(after, added[0])
+	require.Equal(t, before, after, "a newcomer changes nobody")
+	s.requireOneSite(3)
+	for name := range before {
+		s.run(name, "ping", "-c", "1", "-W", "5", late.Address)
+		s.eventually(soonTime, name+" resolves the newcomer", func() error {
+			_, err := s.Exec(t.Context(), name, "getent", "ahostsv4", late.Hostname)
+			return err
+		})
+	}
+}
