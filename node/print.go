@@ -101,7 +101,7 @@ func WriteWhy(w io.Writer, s Status) error {
 		return err
 	}
 	for _, sentence := range s.WaitingFor {
-		if _, err := fmt.Fprintln(w, "waiting for", sentence); err != nil {
+		if _, err := fmt.Fprintln(w, "waiting:", sentence); err != nil {
 			return err
 		}
 	}

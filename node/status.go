@@ -149,7 +149,7 @@ func (m *member) why() []string {
 	waiting := m.waiting
 	m.mu.Unlock()
 	for _, w := range waiting {
-		all = append(all, w.Reason)
+		all = append(all, m.about(w))
 	}
 	for id, h := range m.health(state) {
 		if !h.Alive && state.Roles[id].IsMaster() {
@@ -161,6 +161,16 @@ func (m *member) why() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// about names whom the planner's sentence is about, unless it is this node or
+// the whole site.
+func (m *member) about(w roles.Waiting) string {
+	id, err := peerOf(w.ID)
+	if err != nil || w.ID == m.self() {
+		return w.Reason
+	}
+	return m.agent.nameOf(id) + ": " + w.Reason
 }
 
 // rows returns this node and everybody it knows: members of the site, or before
