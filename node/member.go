@@ -63,6 +63,7 @@ func (a *Agent) beMember(ctx context.Context, l *ledger.Ledger) (err error) {
 		{name: "coordinator", every: 5 * time.Second, run: m.coordinate},
 		{name: "secrets", every: time.Minute, run: m.secrets},
 		{name: "vpn", every: time.Minute, run: m.connect},
+		{name: "paths", every: probeFirst, run: m.probe},
 		{name: "dns", every: time.Minute, run: m.names},
 		{name: "kubernetes", every: 10 * time.Second, run: m.kubernetes},
 		{name: "phase", every: time.Minute, run: m.phase},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"time"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -12,8 +13,13 @@ import (
 	"github.com/muster-edge/muster/vpn"
 )
 
-// probePause is the time between two looks for peers without a handshake.
-const probePause = 3 * time.Second
+// probeFirst and probeMax bound the pause between two looks for peers without a
+// handshake; it doubles while some do not answer, since they may be switched off
+// for months.
+const (
+	probeFirst = 3 * time.Second
+	probeMax   = time.Minute
+)
 
 // wireGuardKey is this node's key of the data plane.
 type wireGuardKey = wgtypes.Key
@@ -24,8 +30,9 @@ func loadWireGuardKey(path string) (wireGuardKey, error) { return vpn.LoadKey(pa
 type mesh struct {
 	vpn     *vpn.VPN
 	address netip.Addr
-	waiting int
+	peers   []vpn.Peer
 	probed  time.Time
+	pause   time.Duration
 }
 
 // connect keeps the VPN what facts (keys, endpoints) and decisions (addresses)
@@ -62,34 +69,41 @@ func (m *member) connect(ctx context.Context) ([]string, error) {
 	a.mu.Lock()
 	isNew := a.mesh.address != address
 	a.mesh.address = address
+	if !reflect.DeepEqual(a.mesh.peers, config.Peers) {
+		a.mesh.peers, a.mesh.pause, a.mesh.probed = config.Peers, probeFirst, time.Time{}
+		a.changed.Notify()
+	}
 	a.mu.Unlock()
 	if isNew {
 		a.log.Info("mesh is up", LogAddress, config.Address, "device", a.mesh.vpn.Mode(), "peers", len(config.Peers))
 		a.events.add("vpn", "mesh address "+address.String(), string(a.mesh.vpn.Mode()))
 		a.changed.Notify()
 	}
-	return nil, m.probe(ctx)
+	return nil, nil
 }
 
-// probe looks for peers that have not shaken hands, again and again until all
-// have; a mesh that is whole stays silent.
-func (m *member) probe(ctx context.Context) error {
-	waiting, err := m.agent.mesh.vpn.Probe(ctx)
-	if err != nil {
-		return err
+// probe looks for peers that have not shaken hands until all have; a mesh that
+// is whole stays silent.
+func (m *member) probe(ctx context.Context) ([]string, error) {
+	a := m.agent
+	a.mu.Lock()
+	mesh := a.mesh
+	due := mesh != nil && len(mesh.peers) > 0 && time.Since(mesh.probed) >= mesh.pause
+	if due {
+		mesh.probed = time.Now()
 	}
-	m.agent.mu.Lock()
-	m.agent.mesh.waiting = waiting
-	m.agent.mu.Unlock()
+	a.mu.Unlock()
+	if !due {
+		return nil, nil
+	}
+	waiting, err := mesh.vpn.Probe(ctx)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	mesh.pause = min(2*mesh.pause, probeMax)
 	if waiting == 0 {
-		return nil
+		mesh.pause = probeMax
 	}
-	changed := m.agent.changed.Changed()
-	if !sleep(ctx, probePause, changed) {
-		return nil
-	}
-	m.agent.changed.Notify()
-	return nil
+	return nil, err
 }
 
 func (m *member) vpnPeer(state roles.State, id roles.NodeID, local []netip.Prefix) (vpn.Peer, bool) {
