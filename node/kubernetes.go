@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/muster-edge/muster/node/k3s"
 	"github.com/muster-edge/muster/p2p/ledger"
 	"github.com/muster-edge/muster/roles"
 )
-
-// apiPort is where K3s servers listen.
-const apiPort = "6443"
 
 // kubernetes keeps K3s running in the role that the site decided.
 func (m *member) kubernetes(ctx context.Context) ([]string, error) {
@@ -29,13 +23,13 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 	if !state.Policy.Kubernetes || role == roles.None || !m.connected(state.Addresses[m.self()]) {
 		return nil, nil // others explain
 	}
-	if wait := m.askFirst(); wait != "" {
+	if wait := m.askFirst(state); wait != "" {
 		return []string{wait}, nil
 	}
 	if ok, why := roles.MayStart(state, m.self()); !ok {
-		return []string{why}, nil
+		return []string{aboutThisNode(why)}, nil
 	}
-	spec, why, err := m.spec(view, state, role)
+	spec, why, err := m.spec(view, state)
 	if err != nil || why != "" {
 		return nonEmpty(why), err
 	}
@@ -52,7 +46,7 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 // askFirst lets a node that came back hear whether it is still what it was,
 // before it starts what another cluster might trip over. With nobody there to
 // ask it goes on after a bounded time.
-func (m *member) askFirst() string {
+func (m *member) askFirst(state roles.State) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.confirmed || m.current() {
@@ -66,7 +60,7 @@ func (m *member) askFirst() string {
 		return ""
 	}
 	time.AfterFunc(left, m.agent.changed.Notify)
-	return fmt.Sprintf("a peer to confirm that this node is still what it was (%s more, then it goes on alone)", left.Round(time.Second))
+	return fmt.Sprintf("waiting for one of the masters %s to confirm that this node is still what it was (%s more, then it goes on alone)", m.masterList(state), left.Round(time.Second))
 }
 
 // current tells whether somebody who decides or follows has confirmed this
@@ -77,110 +71,53 @@ func (m *member) current() bool {
 }
 
 // spec is what K3s is to be on this node, or why it cannot be said yet.
-func (m *member) spec(view ledger.View, state roles.State, role roles.Role) (k3s.Spec, string, error) {
-	self := m.self()
-	settings := m.agent.opts.Config.K3s
-	if role == roles.Worker {
-		settings = m.agent.opts.Config.K3sAgent
+func (m *member) spec(view ledger.View, state roles.State) (k3s.Spec, string, error) {
+	a := m.agent
+	health := m.health(state)
+	look := func(id roles.NodeID) (Facts, bool) {
+		node, err := peerOf(id)
+		if err != nil || !health[id].Alive {
+			return Facts{}, false
+		}
+		return a.factsOf(node)
 	}
-	s := k3s.Spec{
-		Role: k3s.Server, NodeName: state.Names[self], CAHash: state.Epoch.CAHash,
-		Args: settings.Args, Env: settings.Env, ReplaceArgs: settings.ReplaceArgs, ReplaceEnv: settings.ReplaceEnv,
+	s := situation{
+		self: m.self(), state: state, config: a.opts.Config,
+		live:    liveServer(state, m.self(), onMesh(a.opts.Config), look),
+		running: a.distro.State().Running, knownCA: k3s.KnownCAHash(),
+		masters: m.masterList(state), coordinator: m.coordinatorName(),
 	}
 	var err error
-	if s.NodeIP, err = m.nodeIP(state); err != nil {
-		return s, "", err
+	if s.nodeIP, err = m.nodeIP(state); err != nil {
+		return k3s.Spec{}, "", err
 	}
-	if m.agent.opts.Config.P2P.VPN.Use && m.agent.opts.Config.P2P.VPN.Create {
-		s.FlannelInterface = interfaceName
+	if s.agentToken, err = m.secret(view, ledger.SecretAgentToken); err != nil {
+		return k3s.Spec{}, "", err
 	}
-	var known bool
-	if s.AgentToken, known, err = m.secret(view, ledger.SecretAgentToken); err != nil || !known {
-		return s, "the coordinator to seal the agent token to this node", err
-	}
-	join := m.liveServer(state)
-	if role == roles.Worker {
-		s.Role = k3s.Agent
-		if join == "" {
-			return s, "a master whose API server answers: " + m.masterList(state) + " should be", nil
+	// A worker never holds the server token: it could make itself a master.
+	if state.Roles[m.self()].IsMaster() {
+		if s.serverToken, err = m.secret(view, ledger.SecretServerToken); err != nil {
+			return k3s.Spec{}, "", err
 		}
-		s.Join = join
-		return s, "", nil
 	}
-	if s.ServerToken, known, err = m.secret(view, ledger.SecretServerToken); err != nil || !known {
-		return s, "the coordinator to seal the server token to this node", err
-	}
-	s.EmbeddedRegistry = m.agent.opts.Config.K3s.EmbeddedRegistry
-	s.DatastoreEndpoint = m.agent.opts.Config.P2P.Auto.HA.ExternalDB.Reveal()
-	initialising := state.Epoch.Init == self && state.Epoch.CAHash == ""
-	switch {
-	case s.DatastoreEndpoint != "":
-		// The datastore is what the servers share; none of them joins another.
-	case role == roles.Master:
-	case initialising:
-		s.ClusterInit = true
-	case join != "":
-		s.Join = join
-	case state.Epoch.Init == self || m.agent.distro.State().Running || m.joinedBefore(state):
-		// Nobody to name: after a power failure of the whole site the servers
-		// find each other by what etcd has on disk.
-	default:
-		return s, "a master whose API server answers, to join its cluster: " + m.masterList(state) + " should be", nil
-	}
-	return s, "", nil
+	spec, why := s.spec()
+	return spec, why, nil
 }
 
-// joinedBefore tells whether this node's K3s has been part of the cluster: its
-// own CA is the cluster's.
-func (m *member) joinedBefore(state roles.State) bool {
-	return state.Epoch.CAHash != "" && k3s.KnownCAHash() == state.Epoch.CAHash
+// coordinatorName names the coordinator in a sentence.
+func (m *member) coordinatorName() string {
+	if id, known := m.ledger.Coordinator(); known {
+		return m.agent.nameOf(id)
+	}
+	return "(none is elected)"
 }
 
 // nodeIP is the address that Kubernetes knows this node by.
 func (m *member) nodeIP(state roles.State) (netip.Addr, error) {
-	if m.agent.opts.Config.P2P.VPN.Use && m.agent.opts.Config.P2P.VPN.Create {
+	if onMesh(m.agent.opts.Config) {
 		return state.Addresses[m.self()], nil
 	}
 	return underlayAddress()
-}
-
-// liveServer returns the URL of another master that serves, the init master
-// first and then by ID, so that all nodes lean on the same one.
-func (m *member) liveServer(state roles.State) string {
-	health := m.health(state)
-	var candidates []roles.NodeID
-	for id, role := range state.Roles {
-		if role.IsMaster() && id != m.self() && health[id].Alive {
-			candidates = append(candidates, id)
-		}
-	}
-	slices.SortFunc(candidates, func(a, b roles.NodeID) int {
-		switch {
-		case a == state.Epoch.Init:
-			return -1
-		case b == state.Epoch.Init:
-			return 1
-		}
-		return strings.Compare(string(a), string(b))
-	})
-	for _, id := range candidates {
-		node, err := peerOf(id)
-		if err != nil {
-			continue
-		}
-		f, ok := m.agent.factsOf(node)
-		if !ok || !f.Kubernetes.Serving || f.Kubernetes.CAHash != state.Epoch.CAHash {
-			continue
-		}
-		address := state.Addresses[id]
-		if !m.agent.opts.Config.P2P.VPN.Use || !m.agent.opts.Config.P2P.VPN.Create {
-			address = f.VPN.Underlay
-		}
-		if address.IsValid() {
-			return "https://" + net.JoinHostPort(address.String(), apiPort)
-		}
-	}
-	return ""
 }
 
 func (m *member) masterList(state roles.State) string {
@@ -221,14 +158,15 @@ func (m *member) announce(ctx context.Context, view ledger.View, state roles.Sta
 }
 
 func (m *member) shareKubeconfig(ctx context.Context, view ledger.View, state roles.State) error {
-	if _, shared := view.Get(ledger.SecretKey(ledger.SecretKubeconfig)); shared {
-		return nil
-	}
-	text, err := k3s.AdminKubeconfig()
+	masters, err := mastersOf(state)
 	if err != nil {
 		return err
 	}
-	masters, err := mastersOf(state)
+	sealed, shared, err := ledger.Read[ledger.Sealed](view, ledger.SecretKey(ledger.SecretKubeconfig))
+	if err != nil || shared && len(sealed.Value.Missing(masters)) == 0 {
+		return err
+	}
+	text, err := k3s.AdminKubeconfig()
 	if err != nil {
 		return err
 	}

@@ -90,15 +90,18 @@ func (m *member) proposeSealed(ctx context.Context, view ledger.View, name strin
 	return err
 }
 
-// secret opens one of the site's secrets; found is false while there is none
-// for this node.
-func (m *member) secret(view ledger.View, name string) (secret string, found bool, err error) {
+// secret opens one of the site's secrets; it is empty while there is none for
+// this node.
+func (m *member) secret(view ledger.View, name string) (string, error) {
 	sealed, exists, err := ledger.Read[ledger.Sealed](view, ledger.SecretKey(name))
 	if err != nil || !exists || len(sealed.Value.Missing([]peer.ID{m.agent.identity.ID()})) > 0 {
-		return "", false, err
+		return "", err
 	}
 	text, err := sealed.Value.Open(m.agent.identity)
-	return string(text), err == nil, err
+	if err != nil {
+		return "", fmt.Errorf("open %s: %w", name, err)
+	}
+	return string(text), nil
 }
 
 // mastersOf returns the members that hold a master role.
