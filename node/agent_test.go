@@ -12,7 +12,8 @@ import (
 // loopback is the configuration of a node that coordinates and touches neither
 // the network nor Kubernetes.
 func loopback(token, bootstrap string, minimum int) string {
-	text := fmt.Sprintf(`p2p:
+	text := fmt.Sprintf(`k3s: {enabled: false}
+p2p:
   network_token: %s
   minimum_nodes: %d
   vpn: {create: false, use: false}
@@ -108,8 +109,7 @@ func TestALatecomerIsLetInWithoutBeingAskedForAnything(t *testing.T) {
 	token := testToken(t)
 	founder := newTestAgent(t, "founder", loopback(token, "", 1))
 	founder.start()
-	late := newTestAgent(t, "late", loopback(token, founder.bootstrap(), 1)+"  join_only: true\n")
-	late.opts.Config.P2P.MinimumNodes = 2 // join_only contradicts 1
+	late := newTestAgent(t, "late", loopback(token, founder.bootstrap(), 2)+"  join_only: true\n")
 	founder.until("running", func() bool { return founder.phase().Phase == PhaseRunning })
 	late.start()
 	late.until("running", func() bool { return late.phase().Phase == PhaseRunning })

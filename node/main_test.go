@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 }
 
 // waitFor bounds what happens by itself; it is reached only when it never does.
-const waitFor = 2 * time.Minute
+const waitFor = time.Minute
 
 // golden compares with a file, or writes it under -update.
 func golden(t *testing.T, name, got string) {
