@@ -39,14 +39,11 @@ func (w *endpointWalk) current() (netip.AddrPort, bool) {
 }
 
 // next gives the candidate in use its first chance, then moves to the one after
-// it, around and around: an endpoint that was dead may be alive again.
-func (w *endpointWalk) next() (endpoint netip.AddrPort, moved bool) {
+// it, around and around: an endpoint that was dead may be alive again. It
+// returns false for a first chance, which needs no new start.
+func (w *endpointWalk) next() (endpoint netip.AddrPort, again bool) {
 	if !w.tried {
 		w.tried = true
-		endpoint, _ = w.current()
-		return endpoint, false
-	}
-	if len(w.candidates) < 2 {
 		endpoint, _ = w.current()
 		return endpoint, false
 	}

@@ -193,7 +193,7 @@ func (v *VPN) Probe(ctx context.Context) (waiting int, err error) {
 			continue
 		}
 		waiting++
-		if endpoint, moved := walk.next(); moved {
+		if endpoint, again := walk.next(); again {
 			// Made anew, since WireGuard begins a handshake with a peer at most
 			// every five seconds (RekeyTimeout), wherever that peer is now.
 			c.Peers = append(c.Peers,
