@@ -153,6 +153,8 @@ func (s Spec) Validate() error {
 		return errors.New("a K3s server needs the server token, or it makes up its own")
 	case s.AgentToken == "":
 		return errors.New("a K3s node needs the agent token")
+	case !tokenText.MatchString(s.ServerToken + s.AgentToken):
+		return errors.New("a K3s token is one word of printable ASCII")
 	case s.ServerToken == s.AgentToken:
 		return errors.New("server token and agent token are the same: an agent could make itself a server")
 	case s.ClusterInit && s.CAHash != "":
@@ -188,6 +190,9 @@ func (s Spec) Validate() error {
 	}
 	return nil
 }
+
+// tokenText is what survives K3s's token format, YAML and a user's terminal.
+var tokenText = regexp.MustCompile(`^[!-~]+$`)
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 

@@ -240,7 +240,7 @@ func (d *Driver) poke() {
 }
 
 func (d *Driver) watch(ctx context.Context) {
-	o := &observer{root: d.opts.Root}
+	o := &observer{root: d.opts.Root, timeout: observeTimeout}
 	defer o.close()
 	for {
 		d.mu.Lock()

@@ -26,6 +26,10 @@ func TestMain(m *testing.M) {
 	case "containerd-shim-runc-v2":
 		fakeShim(os.Args[1:])
 	default:
+		// The race detector has every process sleep for a second when it ends.
+		if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
+			panic(err)
+		}
 		goleak.VerifyTestMain(m)
 	}
 }

@@ -27,7 +27,7 @@ const (
 	serverCA          = dataDir + "/server/tls/server-ca.crt"
 )
 
-// observeTimeout bounds one question to the API server.
+// observeTimeout is the timeout of an observer.
 const observeTimeout = 3 * time.Second
 
 // maxAnswer bounds an answer of the API server in bytes; etcd holds no object
@@ -37,6 +37,8 @@ const maxAnswer = 4 << 20
 // observer asks K3s's own endpoints how the node does.
 type observer struct {
 	root string
+	// timeout bounds one question to the API server.
+	timeout time.Duration
 	// client is kept between questions, with the file that it was made from.
 	client *apiClient
 }
@@ -100,7 +102,7 @@ func (o *observer) open(path string) (*apiClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.Timeout = observeTimeout
+	config.Timeout = o.timeout
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
@@ -118,8 +120,6 @@ func (o *observer) close() {
 }
 
 func (c *apiClient) get(ctx context.Context, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
-	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
 		return nil, err
