@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"github.com/muster-edge/muster/p2p/ledger"
 	"github.com/muster-edge/muster/roles"
 )
@@ -104,14 +102,6 @@ func (a *Agent) enrolRequest() ledger.EnrolmentRequest {
 	return ledger.EnrolmentRequest{
 		Hostname: a.hostname, StaticRole: string(a.staticRole()), Hardware: a.hardware, Muster: Version, Features: FeatureLevel,
 	}
-}
-
-// nameOf is how a person knows a node: its hostname, else the end of its ID.
-func (a *Agent) nameOf(id peer.ID) string {
-	if f, ok := a.factsOf(id); ok && f.Hostname != "" {
-		return f.Hostname
-	}
-	return short(id)
 }
 
 // ledgerConfig is what this node's ledger is made of.

@@ -137,9 +137,9 @@ func (m *member) gossip(ctx context.Context) ([]string, error) {
 func (m *member) whyNotFounded() []string {
 	s := m.ledger.Status()
 	if s.Voter {
-		return []string{fmt.Sprintf("the site's first decision: it needs a majority of the masters %s", m.nodeList(s.Voters))}
+		return []string{fmt.Sprintf("waiting for the site's first decision, for which a majority of the masters %s must be up", m.nodeList(s.Voters))}
 	}
-	return []string{fmt.Sprintf("the site's decisions, from one of the masters %s", m.nodeList(s.Voters))}
+	return []string{fmt.Sprintf("waiting for the site's decisions, from one of the masters %s", m.nodeList(s.Voters))}
 }
 
 // siteConflict speaks up when nodes of another site with this token are in
@@ -192,7 +192,7 @@ func (m *member) enrolment(ctx context.Context) ([]string, error) {
 			a.log.Debug("renew own record", LogError, err)
 			return nil, nil
 		}
-		return []string{"to be entered as a member: " + err.Error()}, nil
+		return []string{"waiting to be entered as a member: " + err.Error()}, nil
 	}
 	return nil, nil
 }
@@ -316,7 +316,9 @@ func (m *member) phase(context.Context) ([]string, error) {
 	switch {
 	case !m.founded() || !address.IsValid() || role == roles.None:
 		if m.founded() {
-			waiting = roles.Explain(m.explainInput(state), self)
+			for _, sentence := range roles.Explain(m.explainInput(state), self) {
+				waiting = append(waiting, aboutThisNode(sentence))
+			}
 		}
 		a.enter(PhaseJoining, "")
 	case !m.connected(address):

@@ -290,11 +290,14 @@ func (n *newcomer) explain(context.Context) ([]string, error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if n.enrol == "" {
-			return []string{"site " + sites[0].ID + " to let this node in"}, nil
+			return []string{"waiting for site " + sites[0].ID + " to let this node in"}, nil
 		}
 		return []string{n.enrol}, nil
 	}
 	why := n.agent.currentFounding().Waiting()
+	if len(why) > 0 && len(n.agent.host.Peers()) == 0 {
+		why = append(why, n.agent.alone())
+	}
 	if n.agent.promised() || n.agent.founder() {
 		n.agent.enter(PhaseFounding, "")
 	} else {

@@ -97,11 +97,11 @@ func WriteStatus(w io.Writer, s Status) error {
 // WriteWhy writes what a node waits for, a sentence each.
 func WriteWhy(w io.Writer, s Status) error {
 	if len(s.WaitingFor) == 0 {
-		_, err := fmt.Fprintln(w, "waiting for nothing")
+		_, err := fmt.Fprintln(w, "nothing: this node is healthy in its role")
 		return err
 	}
 	for _, sentence := range s.WaitingFor {
-		if _, err := fmt.Fprintln(w, "waiting:", sentence); err != nil {
+		if _, err := fmt.Fprintln(w, sentence); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package node
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -87,6 +86,7 @@ func (a *Agent) status() Status {
 		return s
 	}
 	s.Site, s.Generation, s.Index = l.Site().ID, l.Site().Generation, l.Index()
+	s.Warnings = append(s.Warnings, a.drift(l)...)
 	ls := l.Status()
 	s.Quorum = ls.Quorum
 	for _, v := range ls.Voters {
@@ -97,80 +97,10 @@ func (a *Agent) status() Status {
 	}
 	for _, r := range rows {
 		if r.ID == s.ID {
-			s.Role, s.Address = r.Role, r.Address
+			s.Hostname, s.Role, s.Address = r.Hostname, r.Role, r.Address
 		}
 	}
 	return s
-}
-
-// why returns what this node waits for, a sentence each, none twice.
-func (a *Agent) why() []string {
-	all := []string{}
-	add := func(sentences ...string) {
-		for _, s := range sentences {
-			if s != "" && !slices.Contains(all, s) {
-				all = append(all, s)
-			}
-		}
-	}
-	add(a.loop.sentences()...)
-	a.mu.Lock()
-	m := a.member
-	a.mu.Unlock()
-	if m != nil {
-		add(m.why()...)
-	}
-	return all
-}
-
-// why names what the site lacks, as far as this node can see.
-func (m *member) why() []string {
-	var all []string
-	_, state, err := m.view()
-	if err != nil {
-		return []string{err.Error()}
-	}
-	ls := m.ledger.Status()
-	if m.founded() && !ls.Quorum {
-		var missing []peer.ID
-		health := m.health(state)
-		for _, v := range ls.Voters {
-			if !health[roles.NodeID(v.String())].Alive {
-				missing = append(missing, v)
-			}
-		}
-		if len(missing) > 0 {
-			all = append(all, fmt.Sprintf("quorum: decisions wait for the masters that are down (%s); what runs goes on", m.nodeList(missing)))
-		} else {
-			all = append(all, "quorum: the masters are electing a coordinator")
-		}
-	}
-	m.mu.Lock()
-	waiting := m.waiting
-	m.mu.Unlock()
-	for _, w := range waiting {
-		all = append(all, m.about(w))
-	}
-	for id, h := range m.health(state) {
-		if !h.Alive && state.Roles[id].IsMaster() {
-			node, err := peerOf(id)
-			if err == nil {
-				all = append(all, fmt.Sprintf("master %s is down for %s", m.agent.nameOf(node), h.DeadFor.Round(time.Second)))
-			}
-		}
-	}
-	slices.Sort(all)
-	return all
-}
-
-// about names whom the planner's sentence is about, unless it is this node or
-// the whole site.
-func (m *member) about(w roles.Waiting) string {
-	id, err := peerOf(w.ID)
-	if err != nil || w.ID == m.self() {
-		return w.Reason
-	}
-	return m.agent.nameOf(id) + ": " + w.Reason
 }
 
 // rows returns this node and everybody it knows: members of the site, or before

@@ -1,0 +1,245 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/muster-edge/muster/p2p/ledger"
+	"github.com/muster-edge/muster/roles"
+)
+
+// What a node waits for is said in whole sentences, which `muster why` prints as
+// they are. Each names who is waited for and what would help.
+
+// why returns what this node waits for, a sentence each, none twice. It is empty
+// only when the node is healthy in its role and so is, as far as it can see, the
+// site.
+func (a *Agent) why() []string {
+	all := []string{}
+	add := func(sentences ...string) {
+		for _, s := range sentences {
+			if s = a.withNames(s); s != "" && !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	add(a.loop.sentences()...)
+	a.mu.Lock()
+	m := a.member
+	a.mu.Unlock()
+	if m != nil {
+		add(m.why()...)
+	}
+	if phase := a.phase(); len(all) == 0 && phase.Phase != PhaseRunning {
+		add(cmp.Or(phase.Reason, phaseWords[phase.Phase]))
+	}
+	return all
+}
+
+// phaseWords say what goes on in a phase while nothing in particular is waited
+// for.
+var phaseWords = map[Phase]string{
+	PhaseStarting:   "this node reads its identity and its state",
+	PhaseSearching:  "this node looks for others with the same token and network_id",
+	PhaseFounding:   "this node founds a site with others",
+	PhaseEnrolling:  "this node asks a site to let it in",
+	PhaseJoining:    "this node has no role and no address yet: the coordinator decides them",
+	PhaseConnecting: "this node brings its end of the mesh up",
+	PhaseInstalling: "Kubernetes starts on this node",
+	PhaseBlocked:    "this node cannot go on by itself",
+}
+
+// withNames puts hostnames in the place of the peer IDs of known nodes.
+func (a *Agent) withNames(sentence string) string {
+	if !strings.Contains(sentence, peerIDPrefix) {
+		return sentence
+	}
+	for _, f := range a.facts.All() {
+		if id := f.ID.String(); strings.Contains(sentence, id) {
+			sentence = strings.ReplaceAll(sentence, id, a.nameOf(f.ID))
+		}
+	}
+	return sentence
+}
+
+// peerIDPrefix is how every peer ID of an Ed25519 key begins.
+const peerIDPrefix = "12D3KooW"
+
+// why names what the site lacks, as far as this node can see.
+func (m *member) why() []string {
+	_, state, err := m.view()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	m.mu.Lock()
+	waiting := m.waiting
+	m.mu.Unlock()
+	return siteView{
+		self: m.self(), founded: m.founded(), status: m.ledger.Status(), state: state, health: m.health(state), waiting: waiting,
+		name: func(id roles.NodeID) string {
+			node, err := peerOf(id)
+			if err != nil {
+				return string(id)
+			}
+			return cmp.Or(state.Names[id], m.agent.nameOf(node))
+		},
+	}.why()
+}
+
+// siteView is what a member sees of its site.
+type siteView struct {
+	self    roles.NodeID
+	founded bool
+	status  ledger.Status
+	state   roles.State
+	health  map[roles.NodeID]roles.Health
+	// waiting is the planner's, on the coordinator.
+	waiting []roles.Waiting
+	name    func(roles.NodeID) string
+}
+
+func (v siteView) why() []string {
+	var all []string
+	if s := v.status; s.Superseded > 0 {
+		all = append(all, fmt.Sprintf("the site was recovered as generation %d without this node, which is of generation %d: reset it, and it joins anew", s.Superseded, s.Site.Generation))
+	}
+	if err := v.status.Problem; err != nil {
+		all = append(all, fmt.Sprintf("the copy of the decisions cannot be written, is the disk full? (%s)", err))
+	}
+	quorum := ""
+	if v.founded && !v.status.Quorum {
+		quorum = v.noQuorum()
+		all = append(all, quorum)
+	}
+	if v.founded && !v.status.Voter && v.status.Following == "" {
+		all = append(all, "no master can be reached to hear the site's decisions: "+v.names(v.masters())+" should be; what runs goes on")
+	}
+	for _, w := range v.waiting {
+		all = append(all, v.about(w))
+	}
+	if quorum == "" && len(v.waiting) == 0 {
+		for _, id := range v.masters() {
+			if h := v.health[id]; !h.Alive && id != v.self {
+				all = append(all, fmt.Sprintf("master %s has not been seen for %s: power it on, or look at its network", v.name(id), h.DeadFor.Truncate(time.Second)))
+			}
+		}
+	}
+	return all
+}
+
+// noQuorum says who keeps the masters from deciding.
+func (v siteView) noQuorum() string {
+	var down []roles.NodeID
+	for _, id := range v.status.Voters {
+		if n := nodeID(id); n != v.self && !v.health[n].Alive {
+			down = append(down, n)
+		}
+	}
+	total := len(v.status.Voters)
+	needed := total/2 + 1
+	switch up := total - len(down); {
+	case up >= needed && len(down) == 0:
+		return "the masters are electing a coordinator"
+	case up >= needed:
+		return fmt.Sprintf("the masters are electing a coordinator without %s, which cannot be seen", v.names(down))
+	default:
+		return fmt.Sprintf("nothing can be decided: %d of %d masters must be up, and %s cannot be seen; what runs goes on", needed, total, v.names(down))
+	}
+}
+
+// about names whom the planner's sentence is about.
+func (v siteView) about(w roles.Waiting) string {
+	switch w.ID {
+	case "":
+		return w.Reason
+	case v.self:
+		return aboutThisNode(w.Reason)
+	}
+	return v.name(w.ID) + ": " + w.Reason
+}
+
+// masters are the nodes with a master role, by ID.
+func (v siteView) masters() []roles.NodeID {
+	var all []roles.NodeID
+	for id, role := range v.state.Roles {
+		if role.IsMaster() {
+			all = append(all, id)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func (v siteView) names(ids []roles.NodeID) string {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = v.name(id)
+	}
+	slices.Sort(names)
+	return enumerate(names)
+}
+
+// aboutThisNode gives the planner's sentences about "it" their subject.
+func aboutThisNode(sentence string) string {
+	if strings.HasPrefix(sentence, "it ") || strings.HasPrefix(sentence, "its ") {
+		return "this node: " + sentence
+	}
+	return sentence
+}
+
+// enumerate writes "a, b and c".
+func enumerate(names []string) string {
+	switch n := len(names); n {
+	case 0:
+		return "nobody"
+	case 1:
+		return names[0]
+	default:
+		return strings.Join(names[:n-1], ", ") + " and " + names[n-1]
+	}
+}
+
+// alone says where a node that sees nobody has looked.
+func (a *Agent) alone() string {
+	c := a.opts.Config.P2P
+	where := "by mDNS on this machine's links"
+	if a.opts.NoMDNS {
+		where = "with mDNS off"
+	}
+	if n := len(c.Bootstrap) + len(a.network.Bootstrap()); n > 0 {
+		where += fmt.Sprintf(" and at the bootstrap addresses (%d)", n)
+	}
+	return fmt.Sprintf("no other node with this token and network_id %q answers, %s: the same token, a LAN in common or a p2p.bootstrap address that can be reached brings nodes together", c.NetworkID, where)
+}
+
+// drift returns in what this node's configuration differs from what the site
+// decided. The site's policy counts; the difference is reported, because
+// somebody meant it.
+func (a *Agent) drift(l *ledger.Ledger) []string {
+	state, err := siteState(l.View())
+	if err != nil || len(state.Members) == 0 {
+		return nil
+	}
+	return driftWarnings(a.policy(), state.Policy)
+}
+
+func driftWarnings(own, site roles.Policy) []string {
+	var all []string
+	for _, phrase := range own.Drift(site) {
+		all = append(all, fmt.Sprintf("this node's configuration differs from the site's policy, which counts: %s (`muster policy show`)", phrase))
+	}
+	return all
+}
+
+// nameOf is how a person knows a node: its hostname, else the end of its ID.
+func (a *Agent) nameOf(id peer.ID) string {
+	if f, ok := a.factsOf(id); ok && f.Hostname != "" {
+		return f.Hostname
+	}
+	return short(id)
+}
