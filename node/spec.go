@@ -81,16 +81,20 @@ func (s situation) datastore(spec *k3s.Spec, role roles.Role) string {
 	}
 	spec.DatastoreEndpoint = s.config.P2P.Auto.HA.ExternalDB.Reveal()
 	init := s.state.Epoch != nil && s.state.Epoch.Init == s.self
+	// A server with nobody to join and nothing on disk makes a new cluster.
+	here := s.running || spec.CAHash != "" && s.knownCA == spec.CAHash
 	switch {
 	case spec.DatastoreEndpoint != "":
 		// The datastore is what the servers share; none of them joins another.
-	case role == roles.Master:
+	case role == roles.Master && (spec.CAHash == "" || here):
 		// The one master for life keeps its data in SQLite and has nobody to join.
+	case role == roles.Master:
+		return "this node's Kubernetes data is gone, and the site's cluster was nowhere else: restore /var/lib/rancher/k3s from a backup"
 	case init && spec.CAHash == "":
 		spec.ClusterInit = true
 	case s.live != "":
 		spec.Join = s.live
-	case init, s.running, spec.CAHash != "" && s.knownCA == spec.CAHash:
+	case here:
 		// Nobody to name: after a power failure of the whole site the servers
 		// find each other by what etcd has on disk.
 	default:

@@ -43,8 +43,8 @@ func TestWhatK3sIsToBe(t *testing.T) {
 		s.Policy.ExternalDB = "postgres://db/k3s"
 		return s
 	}
-	single := func() roles.State {
-		s := siteOfThree("")
+	single := func(ca string) roles.State {
+		s := siteOfThree(ca)
 		s.Policy.HA, s.Policy.AdditionalMasters = false, 0
 		s.Roles = map[roles.NodeID]roles.Role{"init": roles.Master, "worker": roles.Worker}
 		return s
@@ -70,8 +70,20 @@ func TestWhatK3sIsToBe(t *testing.T) {
 				require.Equal(t, ca, s.CAHash)
 			},
 		},
-		"the init master never founds again, also with nobody to join": {
+		"the init master that lost its disk waits for a server like any other": {
 			situation: situation{self: "init", state: siteOfThree(ca)},
+			why:       "waiting for a master whose API server answers, to join its cluster: one of init, ha2",
+		},
+		"the only master that lost its disk founds no second cluster": {
+			situation: situation{self: "init", state: single(ca)},
+			why:       "this node's Kubernetes data is gone, and the site's cluster was nowhere else: restore /var/lib/rancher/k3s from a backup",
+		},
+		"the only master goes on from its disk": {
+			situation: situation{self: "init", state: single(ca), knownCA: ca},
+			want:      func(t *testing.T, s k3s.Spec) { require.Empty(t, s.Join) },
+		},
+		"the init master never founds again, also with nobody to join": {
+			situation: situation{self: "init", state: siteOfThree(ca), knownCA: ca},
 			want: func(t *testing.T, s k3s.Spec) {
 				require.False(t, s.ClusterInit)
 				require.Empty(t, s.Join)
@@ -100,7 +112,7 @@ func TestWhatK3sIsToBe(t *testing.T) {
 			want:      func(t *testing.T, s k3s.Spec) { require.Empty(t, s.Join) },
 		},
 		"the only master has nobody to found with or to join": {
-			situation: situation{self: "init", state: single(), live: live},
+			situation: situation{self: "init", state: single(""), live: live},
 			want: func(t *testing.T, s k3s.Spec) {
 				require.False(t, s.ClusterInit)
 				require.Empty(t, s.Join)
