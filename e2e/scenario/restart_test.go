@@ -14,6 +14,9 @@ import (
 // coordinator may be silent.
 const freezeTime = 5 * time.Second
 
+// stillWhatItWas is what a node that comes back wants to hear.
+const stillWhatItWas = "still what it was"
+
 // freezeCoordinator stops the coordinator's agent for a moment and checks that the
 // site stays what it was and decides again.
 func (s *testSite) freezeCoordinator(before outcome) {
@@ -45,7 +48,7 @@ func TestAfterAPowerCutOfTheWholeSiteItIsWhatItWas(t *testing.T) {
 	// A minority knows from its own disk who and where it is, waits a bounded time
 	// for somebody to confirm it, and says what decisions lack.
 	missing := []string{before.Standings[init].Hostname, before.Standings[ha[1]].Hostname}
-	s.waitWhy(soonTime, first, append(missing, "quorum", "a peer to confirm")...)
+	s.waitWhy(soonTime, first, append(missing, "quorum", stillWhatItWas)...)
 	require.Contains(t, s.run(first, "ip", "-o", "addr", "show", "muster0"), before.Standings[first].Address+"/")
 	status, err := s.status(first)
 	require.NoError(t, err)
@@ -54,7 +57,7 @@ func TestAfterAPowerCutOfTheWholeSiteItIsWhatItWas(t *testing.T) {
 	require.False(t, status.Quorum)
 	s.eventually(soonTime, "it goes on alone", func() error {
 		why, err := s.Why(t.Context(), first)
-		if err == nil && strings.Contains(why, "a peer to confirm") {
+		if err == nil && strings.Contains(why, stillWhatItWas) {
 			return errors.New(why)
 		}
 		return err
