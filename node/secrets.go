@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -28,24 +29,40 @@ func (m *member) secrets(ctx context.Context) ([]string, error) {
 	if err != nil || !state.Policy.Kubernetes {
 		return nil, err
 	}
-	var masters, everybody []peer.ID
-	for _, member := range state.Members {
-		id, err := peerOf(member.ID)
-		if err != nil {
-			return nil, err
-		}
-		everybody = append(everybody, id)
-		if state.Roles[member.ID].IsMaster() {
-			masters = append(masters, id)
-		}
-	}
-	if len(masters) == 0 {
-		return nil, nil // roles come first
+	masters, everybody, err := recipients(state, m.ledger.Status().Voters)
+	if err != nil || len(masters) == 0 {
+		return nil, err
 	}
 	return nil, errors.Join(
 		m.keepSealed(ctx, view, ledger.SecretServerToken, masters),
 		m.keepSealed(ctx, view, ledger.SecretAgentToken, everybody),
 	)
+}
+
+// recipients returns who is to read the server token, and who the agent token;
+// nobody before the first master has its role. The voters are among both even
+// while they have no role yet: whoever coordinates next must be able to read a
+// secret, or it could not seal it anew to anybody.
+func recipients(state roles.State, voters []peer.ID) (masters, everybody []peer.ID, err error) {
+	if masters, err = mastersOf(state); err != nil || len(masters) == 0 {
+		return nil, nil, err
+	}
+	for _, member := range state.Members {
+		id, err := peerOf(member.ID)
+		if err != nil {
+			return nil, nil, err
+		}
+		everybody = append(everybody, id)
+	}
+	for _, voter := range voters {
+		if !slices.Contains(masters, voter) {
+			masters = append(masters, voter)
+		}
+		if !slices.Contains(everybody, voter) {
+			everybody = append(everybody, voter)
+		}
+	}
+	return masters, everybody, nil
 }
 
 // keepSealed makes the secret if there is none and seals it anew when somebody
