@@ -110,6 +110,17 @@ func overlay(name string) bool {
 	return false
 }
 
+// usable leaves out what no packet can be sent to. Candidates are claims of other
+// nodes: one that WireGuard refuses would keep the whole configuration from being
+// applied, and a zone is free text that would end up in the device's line-based
+// configuration protocol (and names an interface of the claiming node anyway).
+func usable(candidates []netip.AddrPort) []netip.AddrPort {
+	return slices.DeleteFunc(slices.Clone(candidates), func(c netip.AddrPort) bool {
+		a := c.Addr()
+		return !c.IsValid() || c.Port() == 0 || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	})
+}
+
 // Prefer orders a peer's candidates for this node: first those on a network
 // that this node is on too, otherwise in the peer's own order.
 func Prefer(candidates []netip.AddrPort, local []netip.Prefix) []netip.AddrPort {

@@ -72,7 +72,8 @@ func Open(opts Options) (*VPN, error) {
 func (v *VPN) Mode() Mode { return v.link.mode() }
 
 // Apply makes the device match the configuration and leaves alone what matches
-// already; running connections survive. It is idempotent. On an error the
+// already; running connections survive. Candidates that no packet can be sent to
+// are passed over. It is idempotent. On an error the
 // device may be half configured, and the next Apply repairs it.
 func (v *VPN) Apply(cfg Config) error {
 	if err := cfg.validate(); err != nil {
@@ -83,6 +84,10 @@ func (v *VPN) Apply(cfg Config) error {
 	}
 	if cfg.MTU == 0 {
 		cfg.MTU = MTUFor(underlayMTU())
+	}
+	cfg.Peers = slices.Clone(cfg.Peers)
+	for i := range cfg.Peers {
+		cfg.Peers[i].Candidates = usable(cfg.Peers[i].Candidates)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -226,6 +226,31 @@ func TestAPeerCannotSpeakForAnother(t *testing.T) {
 	require.Contains(t, <-heard, "10.1.0.2:")
 }
 
+func TestFalseCandidatesCostNobodyTheMesh(t *testing.T) {
+	s := newSite(t)
+	lies := []netip.AddrPort{
+		{},
+		netip.MustParseAddrPort("0.0.0.0:51820"),
+		netip.MustParseAddrPort("192.0.2.1:0"),
+		netip.MustParseAddrPort("224.0.0.1:51820"),
+		// A zone is free text; this one tries to take another node's address.
+		netip.AddrPortFrom(netip.MustParseAddr("fe80::1%x\nallowed_ip=10.1.0.3/32\n"), 51820),
+	}
+	s.a.do(t, func() error { return s.va.Apply(s.configA(lies...)) })
+	device, err := s.va.control.Device("mtesta")
+	require.NoError(t, err)
+	require.Len(t, device.Peers, 1)
+	require.Nil(t, device.Peers[0].Endpoint)
+	require.Len(t, device.Peers[0].AllowedIPs, 1)
+	require.Equal(t, "10.1.0.2/32", device.Peers[0].AllowedIPs[0].String())
+	s.a.do(t, func() error { _, err := s.va.Probe(context.Background()); return err })
+
+	s.a.do(t, func() error { return s.va.Apply(s.configA(append(lies, s.endpointB)...)) })
+	s.b.do(t, func() error { return s.vb.Apply(s.configB()) })
+	s.meet(t)
+	s.echo(t)
+}
+
 func TestBadConfigurationIsRefusedAndChangesNothing(t *testing.T) {
 	good := Config{PrivateKey: newKey(t), Address: netip.MustParsePrefix("10.1.0.1/16")}
 	peer := Peer{ID: "b", PublicKey: newKey(t).PublicKey(), Address: netip.MustParseAddr("10.1.0.2")}
