@@ -37,6 +37,7 @@ type streamLayer struct {
 	host  Host
 	proto protocol.ID
 	hello func() hello
+	voter func(peer.ID) bool // may this member speak Raft to us
 
 	accepted chan net.Conn
 	done     chan struct{}
@@ -48,11 +49,12 @@ type streamLayer struct {
 	self   []net.Conn            // both ends
 }
 
-func newStreamLayer(host Host, site Site, say func() hello) *streamLayer {
+func newStreamLayer(host Host, site Site, say func() hello, voter func(peer.ID) bool) *streamLayer {
 	return &streamLayer{
 		host:     host,
 		proto:    ProtocolRaft(site),
 		hello:    say,
+		voter:    voter,
 		accepted: make(chan net.Conn),
 		done:     make(chan struct{}),
 		open:     map[net.Conn]struct{}{},
@@ -63,7 +65,13 @@ func newStreamLayer(host Host, site Site, say func() hello) *streamLayer {
 // that an answered hello means a live voter.
 func (l *streamLayer) listen() { l.host.Handle(l.proto, p2p.AccessMember, l.handle) }
 
+// handle takes a stream of another master. Raft believes whoever names a higher
+// term, so a worker that could speak to it would decide for the site.
 func (l *streamLayer) handle(s network.Stream) {
+	if !l.voter(s.Conn().RemotePeer()) {
+		_ = s.Reset() // refusing is all there is to do
+		return
+	}
 	conn, ok := l.track(s)
 	if !ok {
 		return

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -117,7 +118,9 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 		lost:         map[raft.ServerID]time.Time{},
 		observations: make(chan raft.Observation, 64),
 	}
-	v.layer = newStreamLayer(cfg.host, cfg.site, v.hello)
+	v.layer = newStreamLayer(cfg.host, cfg.site, v.hello, func(id peer.ID) bool {
+		return v.hasServer(id) || slices.Contains(Masters(cfg.copy.view()), id)
+	})
 	v.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream:  v.layer,
 		MaxPool: 2, // one for heartbeats, one for entries
@@ -223,6 +226,13 @@ func (v *voter) servers() []raft.Server {
 		return nil // never set for this future
 	}
 	return f.Configuration().Servers
+}
+
+func (v *voter) hasServer(id peer.ID) bool {
+	return slices.ContainsFunc(v.servers(), func(s raft.Server) bool {
+		p, ok := serverPeer(s.ID)
+		return ok && p == id
+	})
 }
 
 // unreachable returns the voters that the coordinator misses, with the time of
