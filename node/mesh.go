@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/muster-edge/muster/roles"
@@ -59,12 +60,17 @@ func (m *member) connect(ctx context.Context) ([]string, error) {
 	}
 	config := vpn.Config{PrivateKey: a.wgKey, Address: netip.PrefixFrom(address, state.Policy.Range.Bits())}
 	for _, member := range state.Members {
-		if peer, ok := m.vpnPeer(state, member.ID, local); ok && member.ID != m.self() && !member.Removed {
-			config.Peers = append(config.Peers, peer)
+		if p, ok := m.vpnPeer(state, member.ID, local); ok && member.ID != m.self() && !member.Removed {
+			config.Peers = append(config.Peers, p)
 		}
 	}
+	a.mu.Lock()
+	before := a.mesh.peers
+	a.mu.Unlock()
+	var claims []string
+	config.Peers, claims = ownKeys(config.Peers, before, a.wgKey.PublicKey())
 	if err := a.mesh.vpn.Apply(config); err != nil {
-		return nil, err
+		return claims, err
 	}
 	a.mu.Lock()
 	isNew := a.mesh.address != address
@@ -79,7 +85,7 @@ func (m *member) connect(ctx context.Context) ([]string, error) {
 		a.events.add("vpn", "mesh address "+address.String(), string(a.mesh.vpn.Mode()))
 		a.changed.Notify()
 	}
-	return nil, nil
+	return claims, nil
 }
 
 // probe looks for peers that have not shaken hands until all have; a mesh that
@@ -124,6 +130,24 @@ func (m *member) vpnPeer(state roles.State, id roles.NodeID, local []netip.Prefi
 		return vpn.Peer{}, false
 	}
 	return vpn.Peer{ID: string(id), PublicKey: key, Address: address, Candidates: vpn.Prefer(facts.VPN.Candidates, local)}, true
+}
+
+// reached are the nodes that WireGuard has shaken hands with.
+func (m *mesh) reached() map[peer.ID]bool {
+	if m == nil {
+		return nil
+	}
+	peers, err := m.vpn.Peers()
+	if err != nil {
+		return nil // the device is gone, and the vpn reconciler says so
+	}
+	all := map[peer.ID]bool{}
+	for _, p := range peers {
+		if id, err := peer.Decode(p.ID); err == nil && !p.LastHandshake.IsZero() {
+			all[id] = true
+		}
+	}
+	return all
 }
 
 func (a *Agent) openMesh() error {

@@ -1,12 +1,16 @@
 package node
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/muster-edge/muster/roles"
 )
@@ -24,13 +28,26 @@ func table(w io.Writer, header []string, rows [][]string) error {
 	fmt.Fprintln(t, strings.Join(header, "\t"))
 	for _, r := range rows {
 		for i := range r {
-			if r[i] == "" {
+			if r[i] = oneLine(r[i]); r[i] == "" {
 				r[i] = "-"
 			}
 		}
 		fmt.Fprintln(t, strings.Join(r, "\t"))
 	}
 	return t.Flush()
+}
+
+// oneLine keeps text that other nodes wrote from moving the terminal's cursor.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // WriteNodes writes the table of `muster nodes`.
@@ -41,7 +58,7 @@ func WriteNodes(w io.Writer, nodes []Row) error {
 		if n.Ready {
 			ready = "yes"
 		}
-		rows = append(rows, []string{n.Hostname, string(n.Role), n.Address, string(n.Path), string(n.Phase), ready, n.K3sVersion, n.Version, n.Reason})
+		rows = append(rows, []string{cmp.Or(n.Hostname, n.ID), string(n.Role), n.Address, string(n.Path), string(n.Phase), ready, n.K3sVersion, n.Version, n.Reason})
 	}
 	return table(w, []string{"NODE", "ROLE", "ADDRESS", "PATH", "PHASE", "READY", "K3S", "MUSTER", "REASON"}, rows)
 }
@@ -74,38 +91,42 @@ func WriteStatus(w io.Writer, s Status) error {
 		{"address", s.Address},
 		{"vpn", s.VPN},
 		{"members", fmt.Sprint(s.Members)},
-		{"coordinator", s.Coordinator},
+		{"coordinator", cmp.Or(s.CoordinatorHostname, s.Coordinator)},
 		{"quorum", fmt.Sprintf("%s (%d voters)", quorum, len(s.Voters))},
 		{"version", s.Version},
 	}
+	for _, warning := range s.Warnings {
+		rows = append(rows, []string{"warning", warning})
+	}
+	for i, sentence := range sentences(s.WaitingFor) {
+		label := ""
+		if i == 0 {
+			label = "why"
+		}
+		rows = append(rows, []string{label, sentence})
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, r := range rows {
-		if r[1] == "" {
-			r[1] = "-"
-		}
-		fmt.Fprintf(t, "%s\t%s\n", r[0], r[1])
+		fmt.Fprintf(t, "%s\t%s\n", r[0], cmp.Or(oneLine(r[1]), "-"))
 	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	for _, warning := range s.Warnings {
-		fmt.Fprintln(w, "warning:", warning)
-	}
-	return WriteWhy(w, s)
+	return t.Flush()
 }
 
 // WriteWhy writes what a node waits for, a sentence each.
-func WriteWhy(w io.Writer, s Status) error {
-	if len(s.WaitingFor) == 0 {
-		_, err := fmt.Fprintln(w, "nothing: this node is healthy in its role")
-		return err
-	}
-	for _, sentence := range s.WaitingFor {
-		if _, err := fmt.Fprintln(w, sentence); err != nil {
+func WriteWhy(w io.Writer, waiting []string) error {
+	for _, sentence := range sentences(waiting) {
+		if _, err := fmt.Fprintln(w, oneLine(sentence)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func sentences(waiting []string) []string {
+	if len(waiting) == 0 {
+		return []string{"nothing: this node is healthy in its role"}
+	}
+	return waiting
 }
 
 // WriteEvents writes what happened on this node.
@@ -130,8 +151,26 @@ func WriteLedger(w io.Writer, entries []LedgerRow) error {
 	return table(w, []string{"INDEX", "KEY", "VALUE"}, rows)
 }
 
-// WritePolicy writes the site's policy as the configuration spells it.
-func WritePolicy(w io.Writer, p roles.Policy) error { return WriteJSON(w, p) }
+// WritePolicy writes the site's policy, a field a line, as `muster policy set`
+// takes them.
+func WritePolicy(w io.Writer, p roles.Policy) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	// Policy's own encoding knows the names, leaves credentials out and spells
+	// durations for people.
+	var fields map[string]any
+	if err := json.Unmarshal(text, &fields); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		if _, err := fmt.Fprintf(w, "%s=%v\n", name, fields[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // WriteDNS writes the records that operators set.
 func WriteDNS(w io.Writer, records []DNSRow) error {

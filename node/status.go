@@ -62,7 +62,9 @@ type Status struct {
 	Index       uint64     `json:"index"`
 	Version     string     `json:"version"`
 	VPN         string     `json:"vpn"`
-	Warnings    []string   `json:"warnings"`
+	// CoordinatorHostname is for people; Coordinator is its ID.
+	CoordinatorHostname string   `json:"coordinator_hostname"`
+	Warnings            []string `json:"warnings"`
 }
 
 // status looks at this node now.
@@ -93,7 +95,7 @@ func (a *Agent) status() Status {
 		s.Voters = append(s.Voters, v.String())
 	}
 	if id, ok := l.Coordinator(); ok {
-		s.Coordinator = id.String()
+		s.Coordinator, s.CoordinatorHostname = id.String(), a.nameOf(id)
 	}
 	for _, r := range rows {
 		if r.ID == s.ID {
@@ -127,6 +129,7 @@ func (a *Agent) rows() []Row {
 		_, state, _ = m.view()
 		known = append(known, m.members()...)
 	}
+	reached := mesh.reached()
 	connected := map[peer.ID]bool{}
 	for _, p := range a.host.Peers() {
 		connected[p.ID] = true
@@ -144,10 +147,12 @@ func (a *Agent) rows() []Row {
 			r.Address = address.String()
 		}
 		if id != self {
-			r.Path = a.pathTo(id, seen[id], connected[id], mesh, r.Address)
-			if s := seen[id]; s.Status != p2p.MemberAlive {
-				r.LastSeen, r.Ready = s.Since.UTC(), false
-				r.Reason = "not seen in gossip"
+			s, known := seen[id]
+			// A suspect is alive until it had its chance to refute.
+			alive := known && (s.Status == p2p.MemberAlive || s.Status == p2p.MemberSuspect)
+			r.Path = pathTo(alive, connected[id], reached[id], onMesh(a.opts.Config))
+			if !alive {
+				r.LastSeen, r.Ready, r.Reason = s.Since.UTC(), false, "is not seen"
 			}
 		}
 		all = append(all, r)
@@ -160,14 +165,18 @@ func (a *Agent) rows() []Row {
 	return all
 }
 
-func (a *Agent) pathTo(_ peer.ID, s p2p.MemberState, connected bool, mesh *mesh, address string) Path {
+// pathTo says how packets reach a node: by the mesh once WireGuard has shaken
+// hands with it, else on the LAN where this node's control plane reaches it.
+func pathTo(alive, connected, reached, mesh bool) Path {
 	switch {
-	case s.Status != p2p.MemberAlive || !connected:
+	case !alive:
 		return PathNone
-	case mesh == nil || address == "" || !a.opts.Config.P2P.VPN.Use:
+	case mesh && reached:
+		return PathDirect
+	case !mesh && connected:
 		return PathLAN
 	}
-	return PathDirect
+	return PathNone
 }
 
 // ledgerRow is an entry as `muster ledger get -o json` shows it.

@@ -141,10 +141,10 @@ func TestDriftIsAWarningForEachDifference(t *testing.T) {
 
 func TestWhyIsPrintedAsSentences(t *testing.T) {
 	var out bytes.Buffer
-	require.NoError(t, WriteWhy(&out, Status{WaitingFor: []string{"n2: it is not Ready yet", "waiting for n3"}}))
+	require.NoError(t, WriteWhy(&out, []string{"n2: it is not Ready yet", "waiting for n3"}))
 	require.Equal(t, "n2: it is not Ready yet\nwaiting for n3\n", out.String())
 	out.Reset()
-	require.NoError(t, WriteWhy(&out, Status{}))
+	require.NoError(t, WriteWhy(&out, nil))
 	require.Equal(t, "nothing: this node is healthy in its role\n", out.String())
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -36,6 +37,9 @@ Kubernetes running.`,
 			for _, w := range warnings {
 				log.Warn("configuration", "warning", w.String())
 				opts.Warnings = append(opts.Warnings, w.String())
+			}
+			if cfg.P2P.NetworkToken == "" {
+				return usage(errors.New("the configuration has no p2p.network_token, so this machine belongs to no site; `muster config show` prints what was read"))
 			}
 			opts.Config, opts.Log = cfg, log
 			opts.RunDir, err = c.Flags().GetString("run-dir")

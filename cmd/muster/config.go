@@ -30,10 +30,11 @@ func sources(files []string) config.Sources {
 	return s
 }
 
-// invalid gives mistakes in a configuration the exit code for them.
+// invalid gives mistakes in a configuration, and a file that is not there, the
+// exit code for them.
 func invalid(err error) error {
 	var mistake *config.InvalidError
-	if errors.As(err, &mistake) {
+	if errors.As(err, &mistake) || errors.Is(err, os.ErrNotExist) {
 		return usage(err)
 	}
 	return err

@@ -89,11 +89,11 @@ func wrapArguments(c *cobra.Command) {
 			return nil
 		}
 	}
-	if c.HasSubCommands() && c.Run == nil && c.RunE == nil && c.HasParent() {
+	if c.HasSubCommands() && c.Run == nil && c.RunE == nil {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usage(fmt.Errorf("unknown command %q; see `%s --help`", args[0], c.CommandPath()))
+				return usage(unknownCommand(c, args[0]))
 			}
 			return c.Help()
 		}
@@ -101,6 +101,16 @@ func wrapArguments(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		wrapArguments(sub)
 	}
+}
+
+func unknownCommand(c *cobra.Command, name string) error {
+	if c.SuggestionsMinimumDistance <= 0 {
+		c.SuggestionsMinimumDistance = 2 // cobra's own default
+	}
+	if near := c.SuggestionsFor(name); len(near) > 0 {
+		return fmt.Errorf("unknown command %q; did you mean `%s %s`?", name, c.CommandPath(), near[0])
+	}
+	return fmt.Errorf("unknown command %q; see `%s --help`", name, c.CommandPath())
 }
 
 // output adds -o and returns how to read it.

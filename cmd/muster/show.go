@@ -41,13 +41,20 @@ func newWhyCommand() *cobra.Command {
 	return show(&cobra.Command{
 		Use: "why", Args: cobra.NoArgs,
 		Short: "Say what this node waits for, who it sees, and what would unblock it",
-	}, func(ctx context.Context, c *node.Client, _ []string) (node.Status, error) { return c.Status(ctx) }, node.WriteWhy)
+	}, func(ctx context.Context, c *node.Client, _ []string) ([]string, error) {
+		s, err := c.Status(ctx)
+		return s.WaitingFor, err
+	}, node.WriteWhy)
 }
 
 func newNodesCommand() *cobra.Command {
 	return show(&cobra.Command{
 		Use: "nodes", Args: cobra.NoArgs,
 		Short: "List every node of the site with role, address, path and health",
+		Long: `List every node of the site, this one's view. PATH is how packets reach it: self,
+direct (the mesh), relay (the mesh, through another node), lan (Kubernetes does
+not use the mesh) or none. READY is the node's own verdict in its role, REASON
+what it says of itself.`,
 	}, func(ctx context.Context, c *node.Client, _ []string) ([]node.Row, error) { return c.Nodes(ctx) }, node.WriteNodes)
 }
 

@@ -21,32 +21,36 @@ site was founded with, and from then on changed here and nowhere else.`,
 	}
 	showPolicy := show(&cobra.Command{Use: "show", Args: cobra.NoArgs, Short: "Show the site's policy"},
 		func(ctx context.Context, c *node.Client, _ []string) (roles.Policy, error) { return c.Policy(ctx) }, node.WritePolicy)
-	set := &cobra.Command{
+	set := show(&cobra.Command{
 		Use: "set KEY=VALUE…", Args: cobra.MinimumNArgs(1),
 		Short:   "Change fields of the policy (masters only)",
 		Example: "  muster policy set replace_after=30m dynamic_roles=true",
-		RunE: func(c *cobra.Command, args []string) error {
-			fields := map[string]any{}
-			for _, a := range args {
-				key, value, ok := strings.Cut(a, "=")
-				if !ok {
-					return usage(fmt.Errorf("%q is not KEY=VALUE", a))
-				}
-				var v any
-				if json.Unmarshal([]byte(value), &v) != nil {
-					v = value
-				}
-				fields[key] = v
-			}
-			policy, err := client(c).SetPolicy(c.Context(), fields)
-			if err != nil {
-				return err
-			}
-			return node.WritePolicy(c.OutOrStdout(), policy)
-		},
-	}
+	}, func(ctx context.Context, c *node.Client, args []string) (roles.Policy, error) {
+		fields, err := policyFields(args)
+		if err != nil {
+			return roles.Policy{}, err
+		}
+		return c.SetPolicy(ctx, fields)
+	}, node.WritePolicy)
 	parent.AddCommand(showPolicy, set)
 	return parent
+}
+
+// policyFields reads KEY=VALUE; a value that is no JSON (30m) is text.
+func policyFields(args []string) (map[string]any, error) {
+	fields := map[string]any{}
+	for _, a := range args {
+		key, value, ok := strings.Cut(a, "=")
+		if !ok || key == "" {
+			return nil, usage(fmt.Errorf("%q is not KEY=VALUE", a))
+		}
+		var v any
+		if json.Unmarshal([]byte(value), &v) != nil {
+			v = value
+		}
+		fields[key] = v
+	}
+	return fields, nil
 }
 
 func newDNSCommand() *cobra.Command {
@@ -61,12 +65,22 @@ set here. With p2p.dns: true a node also uses it as its own resolver.`,
 		Short:   "Set a record for the whole site (masters only)",
 		Example: "  muster dns set registry.example 10.1.0.7",
 		RunE: func(c *cobra.Command, args []string) error {
-			return client(c).SetDNS(c.Context(), args[0], args[1:])
+			if err := client(c).SetDNS(c.Context(), args[0], args[1:]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s is %s on every node\n", args[0], strings.Join(args[1:], " "))
+			return err
 		},
 	}
 	remove := &cobra.Command{
 		Use: "rm NAME", Args: cobra.ExactArgs(1), Short: "Remove a record (masters only)",
-		RunE: func(c *cobra.Command, args []string) error { return client(c).RemoveDNS(c.Context(), args[0]) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := client(c).RemoveDNS(c.Context(), args[0]); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "%s is removed\n", args[0])
+			return err
+		},
 	}
 	list := show(&cobra.Command{Use: "list", Args: cobra.NoArgs, Short: "List the records that were set"},
 		func(ctx context.Context, c *node.Client, _ []string) ([]node.DNSRow, error) { return c.DNS(ctx) }, node.WriteDNS)
