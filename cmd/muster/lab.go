@@ -59,6 +59,9 @@ func labUp(dir *string) *cobra.Command {
 			if len(nat) > 0 {
 				return labError(fmt.Errorf("%w: --nat: nodes behind NAT come with issue 4; this lab has one flat LAN", lab.ErrUsage))
 			}
+			if opts.Nodes < 1 { // where 0 would be the default
+				return labError(fmt.Errorf("%w: --nodes %d: a lab has 1 to %d", lab.ErrUsage, opts.Nodes, lab.MaxNodes))
+			}
 			opts.Dir, opts.Until, opts.Progress = *dir, lab.Until(until), cmd.ErrOrStderr()
 			if opts.K3s == "" {
 				opts.K3s = os.Getenv("K3S_BIN")
