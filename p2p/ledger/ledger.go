@@ -358,12 +358,21 @@ func (l *Ledger) voters() []peer.ID {
 	return out
 }
 
-// members returns the connected nodes of this site, voters first.
+// members returns the connected nodes of this site, voters first. What a peer
+// says of itself counts only while this copy is empty and knows no member: a
+// newcomer could else name the site and feed this node decisions of its own.
 func (l *Ledger) members() []peer.ID {
 	voters := l.voters()
 	out := slices.Clone(voters)
+	v := l.View()
+	member := func(id peer.ID) bool {
+		if v.Index() == 0 {
+			return l.genesis == nil || l.genesis.Founder(id.String())
+		}
+		return IsMember(v, id)
+	}
 	for _, p := range l.cfg.Host.Peers() {
-		if p.Greeting.Site == l.site.ID && !slices.Contains(voters, p.ID) {
+		if p.Greeting.Site == l.site.ID && !slices.Contains(voters, p.ID) && member(p.ID) {
 			out = append(out, p.ID)
 		}
 	}

@@ -371,3 +371,41 @@ func TestNewcomerWithEmptyCopyFollowsWhoeverIsThere(t *testing.T) {
 	eventually(t, "the coordinator is known", func() bool { id, ok := n.Coordinator(); return ok && id == c.id() })
 	require.Empty(t, n.Status().Waiting())
 }
+
+func TestAStrangerThatNamesTheSiteDecidesNothingForAFollower(t *testing.T) {
+	s := newSite(t, 2, 1).found()
+	c := s.coordinator()
+	s.settled(c.Index())
+	follower := s.nodes[1]
+	before := follower.List("")
+
+	// The stranger has a ledger of the same site ID that is further, and says so
+	// to everybody. The master is gone.
+	stranger := s.add("stranger")
+	stranger.join(c.Site())
+	s.settled(c.Index())
+	require.NoError(t, stranger.copy.follow([]committed{{prev: stranger.Index(), index: 1000, data: forged(t, stranger)}}))
+	require.Equal(t, uint64(1000), stranger.Index())
+	c.stop()
+
+	for range 3 {
+		require.NotContains(t, follower.following(), stranger.id())
+		changed := follower.Changed()
+		select {
+		case <-changed:
+		case <-time.After(5 * s.timing.FollowRetry):
+		}
+	}
+	require.Equal(t, before, follower.List(""))
+	require.NotContains(t, Masters(follower.View()), stranger.id())
+}
+
+// forged is a decision that nobody made: the node is a master.
+func forged(t *testing.T, n *testNode) []byte {
+	t.Helper()
+	v, err := EncodeRecord(Role{Role: RoleMaster})
+	require.NoError(t, err)
+	data, err := encodeCommand(command{author: n.id(), txn: Txn{ID: NewTxnID()}.Set(RoleKey(n.id()), v)})
+	require.NoError(t, err)
+	return data
+}
