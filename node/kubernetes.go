@@ -26,12 +26,18 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 	if wait := m.askFirst(state); wait != "" {
 		return []string{wait}, nil
 	}
+	if err := m.wipeSuperseded(ctx, state); err != nil {
+		return nil, err
+	}
 	if ok, why := roles.MayStart(state, m.self()); !ok {
 		return []string{aboutThisNode(why)}, nil
 	}
 	spec, why, err := m.spec(view, state)
 	if err != nil || why != "" {
 		return nonEmpty(why), err
+	}
+	if err := noteEpoch(a.path(epochFile), state.Epoch.N); err != nil {
+		return nil, err
 	}
 	if err := a.distro.Apply(ctx, spec); err != nil {
 		return nil, err
@@ -41,6 +47,19 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	return nonEmpty(now.Waiting), nil
+}
+
+// wipeSuperseded takes this node out of a cluster that the site has given up, and
+// reports what became of the volumes.
+func (m *member) wipeSuperseded(ctx context.Context, state roles.State) error {
+	a := m.agent
+	why, kept, err := leaveSuperseded(ctx, a.path(epochFile), state, a.distro)
+	if err != nil || why == "" {
+		return err
+	}
+	a.log.Warn("Kubernetes data wiped", LogReason, why, "volumes", kept)
+	a.events.add("kubernetes", "data wiped", why)
+	return nil
 }
 
 // askFirst lets a node that came back hear whether it is still what it was,
