@@ -27,6 +27,10 @@ type Source struct {
 // wellKnown are the places where images and K3s's own installer put it.
 var wellKnown = []string{"/usr/bin/k3s", "/usr/local/bin/k3s"}
 
+// wrongPause is before a URL that serves a wrong binary is asked again: the node
+// is woken many times a minute, and a binary is much for a thin line.
+const wrongPause = time.Minute
+
 // versionTimeout bounds the question for a binary's version.
 const versionTimeout = 30 * time.Second
 
@@ -39,6 +43,9 @@ type binaries struct {
 
 	asked   fileIdentity
 	answers string
+
+	wrong      error // why what was downloaded is not what is wanted
+	wrongUntil time.Time
 }
 
 // fileIdentity tells whether a file is still the one that was looked at.
@@ -76,8 +83,15 @@ func (b *binaries) find(ctx context.Context) (string, error) {
 	if executable(path) {
 		return path, nil
 	}
+	if time.Now().Before(b.wrongUntil) {
+		return "", b.wrong
+	}
 	if err := b.download.fetch(ctx, b.source.URL, want, path); err != nil {
-		return "", fmt.Errorf("download k3s from %s: %w", redacted(b.source.URL), err)
+		err = fmt.Errorf("download k3s from %s: %w", redacted(b.source.URL), err)
+		if errors.Is(err, errChecksum) {
+			b.wrong, b.wrongUntil = err, time.Now().Add(wrongPause)
+		}
+		return "", err
 	}
 	return path, nil
 }

@@ -112,6 +112,24 @@ func TestAFailedDownloadLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAWrongBinaryIsNotDownloadedAgainAtOnce(t *testing.T) {
+	asked := 0
+	b := finder(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked++
+		_, _ = w.Write([]byte("something else"))
+	}, sha(fakeBinary))
+	_, first := b.find(t.Context())
+	_, second := b.find(t.Context())
+	require.ErrorIs(t, first, errChecksum)
+	require.Equal(t, first, second)
+	require.Equal(t, 1, asked)
+
+	b.wrongUntil = time.Now()
+	_, err := b.find(t.Context())
+	require.ErrorIs(t, err, errChecksum)
+	require.Equal(t, 2, asked)
+}
+
 func TestADownloadEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the agent ends")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,6 +22,9 @@ const (
 	// partial begins the names of unfinished downloads.
 	partial = ".k3s-"
 )
+
+// errChecksum marks a download that came whole and is something else.
+var errChecksum = errors.New("checksum")
 
 // downloader fetches a binary.
 type downloader struct {
@@ -69,7 +73,7 @@ func (d downloader) fetch(ctx context.Context, url string, want []byte, path str
 		return fmt.Errorf("more than %d bytes", d.max)
 	}
 	if got := sum.Sum(nil); !bytes.Equal(got, want) {
-		return fmt.Errorf("checksum is %x, k3s.sha256 says %x; nothing was installed", got, want)
+		return fmt.Errorf("%w is %x, k3s.sha256 says %x; nothing was installed", errChecksum, got, want)
 	}
 	if err := f.Chmod(0o755); err != nil {
 		return err
