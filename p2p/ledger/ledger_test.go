@@ -318,6 +318,25 @@ func TestVoterThatLostItsVotesRefusesToVoteAgain(t *testing.T) { // S5
 	require.False(t, n.Status().Voter)
 }
 
+func TestPowerCutInTheMiddleOfTheBootstrapCostsNothing(t *testing.T) {
+	s := newSite(t, 1, 1)
+	n := s.nodes[0]
+	m, err := foundingMeta(n.config(), s.cert)
+	require.NoError(t, err)
+	require.NoError(t, writeMeta(n.dir, m))
+	dir := filepath.Join(n.dir, raftDir)
+	require.NoError(t, os.MkdirAll(dir, 0o700))
+	w, err := openLog(dir, raftLogger(n.config().Log))
+	require.NoError(t, err)
+	require.NoError(t, w.SetUint64([]byte("CurrentTerm"), 1)) // the first write of raft.BootstrapCluster
+	require.NoError(t, w.Close())
+
+	n.restart()
+	require.Equal(t, n, s.coordinator())
+	_, founded := n.Get(KeyGenesis)
+	require.True(t, founded)
+}
+
 func TestLowerGenerationNeitherFollowsNorDecides(t *testing.T) { // S7
 	s := newSite(t, 2, 1).found()
 	s.settled(s.coordinator().Index())

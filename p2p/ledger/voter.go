@@ -102,6 +102,11 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 	if err != nil {
 		return nil, &CorruptError{File: dir, Reason: err.Error()}
 	}
+	if has && cfg.fresh {
+		if has, err = finishedBootstrap(w, snaps); err != nil {
+			return nil, &CorruptError{File: dir, Reason: err.Error()}
+		}
+	}
 	if !has && !cfg.fresh {
 		return nil, &CorruptError{File: dir, Reason: "this voter's log and votes are gone; wipe the whole state directory, and it joins again as a new node"}
 	}
@@ -152,6 +157,30 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 	close(v.ready)
 	v.start()
 	return v, nil
+}
+
+// finishedBootstrap says whether a bootstrap that nobody knows to have finished
+// did. raft.BootstrapCluster writes a term and then the configuration; after a
+// power cut between the two it would refuse to go on ("has state"), and a voter
+// without configuration never elects anybody. Nothing can have happened in that
+// term, so it is taken back and everything is written again.
+func finishedBootstrap(w *raftLog, snaps raft.SnapshotStore) (bool, error) {
+	last, err := w.LastIndex()
+	if err != nil {
+		return false, err
+	}
+	taken, err := snaps.List()
+	if err != nil {
+		return false, err
+	}
+	vote, err := w.GetUint64([]byte("LastVoteTerm")) // 0 if there is none
+	if err != nil {
+		return false, err
+	}
+	if last > 0 || len(taken) > 0 || vote > 0 {
+		return true, nil
+	}
+	return false, w.SetUint64([]byte("CurrentTerm"), 0)
 }
 
 func (t Timing) raftConfig(self raft.ServerID) *raft.Config {
