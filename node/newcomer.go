@@ -35,13 +35,11 @@ type newcomer struct {
 	agent      *Agent
 	membership *p2p.Membership
 
-	mu      sync.Mutex
-	view    string
-	since   time.Time
-	first   time.Time
-	whyNot  []string
-	enrol   string
-	sighted []ledger.Site
+	mu    sync.Mutex
+	view  string
+	since time.Time
+	first time.Time
+	enrol string
 }
 
 // becomeMember founds a site with others or is let into one that exists, and
