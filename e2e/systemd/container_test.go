@@ -28,6 +28,9 @@ const (
 	waitDeadline = time.Minute
 )
 
+// namePrefix and the test's PID make a container's name.
+const namePrefix = "muster-e2e-"
+
 // container is a machine with systemd as PID 1. Its disk is in memory, over the
 // shared root file system.
 type container struct {
@@ -52,15 +55,21 @@ exec "$@"`
 
 func boot(t *testing.T) *container {
 	t.Helper()
-	c := &container{t: t, name: fmt.Sprintf("muster-e2e-%d", os.Getpid()), shared: t.TempDir()}
+	c := &container{t: t, name: namePrefix + strconv.Itoa(os.Getpid()), shared: t.TempDir()}
 	copySelf(t, filepath.Join(c.shared, "driver"))
 	copySelf(t, filepath.Join(c.shared, "k3s"))
 	c.nspawn = exec.Command("/bin/sh", "-c", enter, c.name,
 		"systemd-nspawn", "--quiet", "--directory="+rootfs(t), "--volatile=overlay", "--boot", "--register=no", "--keep-unit",
-		"--machine="+c.name, "--private-network", "--console=pipe", "--bind="+c.shared+":/shared")
+		"--machine="+c.name, "--private-network", "--console=pipe", "--bind="+c.shared+":/shared",
+		// The mesh's interface, where the kernel has no WireGuard.
+		"--bind=/dev/net/tun", "--capability=CAP_NET_ADMIN")
 	var console lockedBuffer
 	c.nspawn.Stdout, c.nspawn.Stderr = &console, &console
 	c.nspawn.WaitDelay = time.Second
+	// A test that is killed takes its machine along; what stays is empty cgroups,
+	// for the next to remove.
+	c.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	removeStaleCgroups(t)
 	require.NoError(t, c.nspawn.Start())
 	t.Cleanup(func() {
 		c.stop()
@@ -137,7 +146,7 @@ func (c *container) show(unit, property string) string {
 
 func (c *container) eventually(within time.Duration, what string, is func() bool) {
 	c.t.Helper()
-	require.Eventually(c.t, is, within, 20*time.Millisecond, what)
+	require.Eventually(c.t, is, within, 50*time.Millisecond, what)
 }
 
 func (c *container) waitState(unit, state string) {
@@ -153,14 +162,30 @@ func (c *container) stop() {
 	timer := time.AfterFunc(stopDeadline, func() { _ = c.nspawn.Process.Kill() })
 	defer timer.Stop()
 	_ = c.nspawn.Wait() // how it ended does not matter
-	c.removeCgroups()
+	removeCgroups(c.t, c.name)
 }
 
-// removeCgroups removes the container's cgroups, children first.
-func (c *container) removeCgroups() {
-	tops, err := filepath.Glob("/sys/fs/cgroup/*/" + c.name)
-	require.NoError(c.t, err)
-	for _, top := range append(tops, "/sys/fs/cgroup/"+c.name) {
+// removeStaleCgroups removes those of tests that were killed.
+func removeStaleCgroups(t *testing.T) {
+	t.Helper()
+	for _, pattern := range []string{"/sys/fs/cgroup/" + namePrefix + "*", "/sys/fs/cgroup/*/" + namePrefix + "*"} {
+		tops, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		for _, top := range tops {
+			owner := strings.TrimPrefix(filepath.Base(top), namePrefix)
+			if _, err := os.Stat("/proc/" + owner); errors.Is(err, fs.ErrNotExist) {
+				removeCgroups(t, filepath.Base(top))
+			}
+		}
+	}
+}
+
+// removeCgroups removes a container's cgroups, children first.
+func removeCgroups(t *testing.T, name string) {
+	t.Helper()
+	tops, err := filepath.Glob("/sys/fs/cgroup/*/" + name)
+	require.NoError(t, err)
+	for _, top := range append(tops, "/sys/fs/cgroup/"+name) {
 		var dirs []string
 		_ = filepath.WalkDir(top, func(path string, e fs.DirEntry, err error) error {
 			if err == nil && e.IsDir() {
@@ -170,10 +195,10 @@ func (c *container) removeCgroups() {
 		})
 		for _, dir := range slices.Backward(dirs) {
 			// The last process is reaped a moment after nspawn ends.
-			c.eventually(stopDeadline, dir+" to be removed", func() bool {
+			require.Eventually(t, func() bool {
 				err := os.Remove(dir)
 				return err == nil || errors.Is(err, fs.ErrNotExist)
-			})
+			}, stopDeadline, 20*time.Millisecond, "%s to be removed", dir)
 		}
 	}
 }
