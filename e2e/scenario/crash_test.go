@@ -3,7 +3,6 @@ package scenario
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -14,7 +13,7 @@ import (
 // find their victim in what is on the nodes' disks.
 var beforeRoles = map[string]func(s *testSite, name string) bool{
 	"the coordinator": func(s *testSite, name string) bool {
-		log, err := os.ReadFile(filepath.Join(s.Dir(), "log", name+".log"))
+		log, err := os.ReadFile(s.logFile(name))
 		return err == nil && bytes.Contains(log, []byte("this node is the coordinator"))
 	},
 	// The founding master with the lowest ID is the one that would initialise.
@@ -40,32 +39,52 @@ func TestKilledBeforeRolesAreDecidedChangesNothing(t *testing.T) {
 	}
 }
 
+// betweenRolesAndK3s are moments of the init master before anybody may join its
+// cluster: told what it is, and with a cluster's CA on disk that nobody knows of.
+var betweenRolesAndK3s = []struct {
+	name string
+	step func(s *testSite, name string) bool
+	kill func(s *testSite, name string) outage
+}{
+	{"the init master's agent, with its role known", (*testSite).initialises, (*testSite).killAgent},
+	{"the init master, with its K3s started", (*testSite).hasClusterCA, (*testSite).cutPower},
+}
+
 func TestKilledBetweenRolesAndK3sChangesNothing(t *testing.T) {
 	t.Parallel()
-	// The init master is the coordinator as well unless another one was faster.
-	for _, agentOnly := range []bool{false, true} {
-		name := "the init master loses power"
-		if agentOnly {
-			name = "the init master loses its agent"
-		}
-		t.Run(name, func(t *testing.T) {
+	for _, c := range betweenRolesAndK3s {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := site(t, 4, haSite(t))
-			s.waitRoles(formTime)
-			victim := s.byRole()["master/clusterinit"][0]
-			committed := s.caHashCommitted()
-			down := outage{}
-			if agentOnly {
-				down = s.killAgent(victim)
-			} else {
-				down = s.cutPower(victim)
-			}
-			t.Logf("%s went down; CA hash committed: %v", victim, committed)
-			s.whyNames(victim)
+			down := c.kill(s, s.first(c.name, c.step))
+			s.requireNoCA(down.node)
+			s.whyNames(down.node)
 			s.end(down)
 			s.undisturbed(readyTime, 3, true)
 		})
 	}
+}
+
+// An init master that stays away for a minute before its cluster counts is
+// passed over (history S4): what it made must not become a second cluster.
+func TestAnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
+	t.Parallel()
+	s := site(t, 4, haSite(t))
+	late := s.first("K3s made its CA", (*testSite).hasClusterCA)
+	s.cutPower(late)
+	s.requireNoCA(late)
+	abandoned := s.clusterCA(late)
+	s.waitReady(readyTime, s.others(late)...)
+	require.NoError(t, s.Start(t.Context(), late))
+	s.waitReady(readyTime)
+
+	cluster := s.oneCluster()
+	require.Equal(t, 2, cluster.N)
+	require.NotEqual(t, s.id(late), cluster.Init)
+	require.NotEqual(t, abandoned, cluster.CAHash)
+	require.Equal(t, "master/ha", s.rows()[late].Role)
+	require.Len(t, s.etcdMemberIDs(s.nodeWith(cluster.Init)), 3)
+	s.waitKubeReady(readyTime)
 }
 
 func TestKilledOnceAllIsReadyChangesNothing(t *testing.T) {
@@ -101,17 +120,25 @@ func TestKilledOnceAllIsReadyChangesNothing(t *testing.T) {
 	})
 }
 
-// caHashCommitted says whether any node knows the cluster's CA.
-func (s *testSite) caHashCommitted() bool {
+// initialises says whether a node has started the master role that initialises,
+// by its log: its agent is not asked.
+func (s *testSite) initialises(name string) bool {
+	log, err := os.ReadFile(s.logFile(name))
+	return err == nil && bytes.Contains(log, []byte("phase=installing")) &&
+		s.founding(name).Founded != nil && slices.Min(s.founding(name).Founded.Genesis.Masters) == s.id(name)
+}
+
+// hasClusterCA says whether K3s has made, or got, a cluster's CA on a node.
+func (s *testSite) hasClusterCA(name string) bool { return s.clusterCA(name) != "" }
+
+// requireNoCA makes sure that no other living node knows of a cluster's CA.
+func (s *testSite) requireNoCA(dead string) {
 	s.t.Helper()
-	for _, name := range s.names() {
+	for _, name := range s.others(dead) {
 		rows, err := s.ledger(name, "epoch")
 		require.NoError(s.t, err)
 		for _, row := range rows {
-			if bytes.Contains(row.Value, []byte("ca_hash")) {
-				return true
-			}
+			require.NotContains(s.t, string(row.Value), "ca_hash", "on %s: the kill came too late to mean anything", name)
 		}
 	}
-	return false
 }

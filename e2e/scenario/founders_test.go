@@ -77,21 +77,26 @@ var genesisSteps = map[string]func(s *testSite, name string) bool{
 	"a founder whose ledger appeared": (*testSite).hasLedger,
 }
 
-// strike cuts the power of the first node for which step holds, at once.
-func (s *testSite) strike(what string, step func(*testSite, string) bool) outage {
+// first returns the first node for which step holds, within a millisecond or so.
+func (s *testSite) first(what string, step func(*testSite, string) bool) string {
 	s.t.Helper()
 	names := s.names()
-	victim := instantly(s.t, soonTime, what, func() (string, bool) {
+	return instantly(s.t, soonTime, what, func() (string, bool) {
 		i := slices.IndexFunc(names, func(name string) bool { return step(s, name) })
 		if i < 0 {
 			return "", false
 		}
 		return names[i], true
 	})
-	cut := s.cutPower(victim)
-	_, promised := s.founding(victim).promised()
+}
+
+// strike cuts the power of the first node for which step holds, at once.
+func (s *testSite) strike(what string, step func(*testSite, string) bool) outage {
+	s.t.Helper()
+	cut := s.cutPower(s.first(what, step))
+	_, promised := s.founding(cut.node).promised()
 	s.t.Logf("%s died: promised %v, certificate %v, ledger %v",
-		victim, promised, s.founding(victim).Founded != nil, s.hasLedger(victim))
+		cut.node, promised, s.founding(cut.node).Founded != nil, s.hasLedger(cut.node))
 	return cut
 }
 

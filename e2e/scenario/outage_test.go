@@ -132,6 +132,21 @@ func (s *testSite) stateFile(name string, parts ...string) string {
 	return filepath.Join(append([]string{s.NodeDir(name), "usr-local", ".muster"}, parts...)...)
 }
 
+func (s *testSite) logFile(name string) string {
+	return filepath.Join(s.Dir(), "log", name+".log")
+}
+
+// clusterCA is the hash of the CA that the K3s server of a node has, empty when it
+// has none.
+func (s *testSite) clusterCA(name string) string {
+	ca, err := os.ReadFile(filepath.Join(s.NodeDir(name), "var-lib-rancher", "k3s", "server", "tls", "server-ca.crt"))
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(ca)
+	return hex.EncodeToString(sum[:])
+}
+
 // whyNames waits until `muster why` on every other living node names a node.
 func (s *testSite) whyNames(dead string, except ...string) {
 	s.t.Helper()
@@ -213,6 +228,7 @@ func (s *testSite) undisturbed(within time.Duration, masters int, k3s bool) outc
 	})
 	if k3s {
 		out.Epoch = s.oneCluster()
+		require.Equal(s.t, 1, out.Epoch.N, "the cluster was initialised once")
 		s.waitKubeReady(within)
 	}
 	return out
@@ -234,13 +250,9 @@ func (s *testSite) oneCluster() epoch {
 		}
 		require.Equal(s.t, first, e, "epoch on %s", name)
 	}
-	require.Equal(s.t, 1, first.N, "the cluster was initialised once")
 	require.NotEmpty(s.t, first.CAHash)
 	for _, name := range s.masters() {
-		ca, err := os.ReadFile(filepath.Join(s.NodeDir(name), "var-lib-rancher", "k3s", "server", "tls", "server-ca.crt"))
-		require.NoError(s.t, err)
-		sum := sha256.Sum256(ca)
-		require.Equal(s.t, first.CAHash, hex.EncodeToString(sum[:]), "the CA on %s", name)
+		require.Equal(s.t, first.CAHash, s.clusterCA(name), "the CA on %s", name)
 	}
 	return first
 }
