@@ -29,15 +29,16 @@ var mayImport = map[string][]string{
 	"vpn":        {"p2p"},
 
 	"node":        {"roles", "vpn", "upgrade", "upgrade/rollout", "p2p", "p2p/ledger", "node/config", "node/k3s"},
-	"node/config": {},
+	"node/config": {"p2p"}, // WriteFile
 	"node/k3s":    {"p2p"}, // WriteFile and Notifier
 
 	"upgrade":         {},
 	"upgrade/rollout": {},
 	"deploy":          {"upgrade"},
 
-	"e2e/lab":      {},
+	"e2e/lab":      {"p2p"}, // WriteFile
 	"e2e/scenario": {"e2e/lab"},
+	"e2e/systemd":  {"node/k3s"},
 }
 
 // planners decide and do nothing else: no I/O, no clock, no goroutine, no randomness.

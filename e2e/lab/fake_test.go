@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // The test binary plays every part: without one of these words it is the tests, with "lab-init" it is PID 1 of a node, and as
@@ -101,7 +103,7 @@ func fakeAgent([]string) error {
 		if err != nil {
 			return err
 		}
-		if err := replaceFile(fakeState, raw); err != nil {
+		if err := p2p.WriteFile(fakeState, raw, 0o600); err != nil {
 			return err
 		}
 	}

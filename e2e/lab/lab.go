@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"gopkg.in/yaml.v3"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // Lab is one lab, up or not. Its state is on disk, so any number of Labs, in any number of processes, can stand for the same
@@ -103,7 +105,7 @@ func (l *Lab) build(ctx context.Context) error {
 	}
 	if l.opts.Config != nil {
 		// Kept for nodes that are added later; 0600 because it holds the token.
-		if err := replaceFile(l.configPath(), l.opts.Config); err != nil {
+		if err := p2p.WriteFile(l.configPath(), l.opts.Config, 0o600); err != nil {
 			return fmt.Errorf("keep configuration: %w", err)
 		}
 	}
@@ -147,7 +149,7 @@ func (l *Lab) addNodes(ctx context.Context, s *state, count int, own map[string]
 			config = common
 		}
 		if config != nil {
-			if err := replaceFile(l.oemPath(n.Name), config); err != nil {
+			if err := p2p.WriteFile(l.oemPath(n.Name), config, 0o600); err != nil {
 				return fmt.Errorf("configure %s: %w", n.Name, err)
 			}
 		}
@@ -457,7 +459,7 @@ func (l *Lab) Configure(ctx context.Context, name string, config []byte) error {
 		if _, err := s.node(name); err != nil {
 			return err
 		}
-		if err := replaceFile(l.oemPath(name), config); err != nil {
+		if err := p2p.WriteFile(l.oemPath(name), config, 0o600); err != nil {
 			return fmt.Errorf("configure %s: %w", name, err)
 		}
 		return nil

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // state is what DIR/lab.json remembers between two commands.
@@ -101,27 +103,10 @@ func (s *state) save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write lab state: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, "lab.json"), raw); err != nil {
+	if err := p2p.WriteFile(filepath.Join(dir, "lab.json"), raw, 0o600); err != nil {
 		return fmt.Errorf("write lab state: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes beside path, syncs and renames, so that path always holds one whole version.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name()) // the first error is the one to tell
-	}
-	return err
 }
 
 func bootID() string {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // Until names a step that a site takes on its way.
@@ -220,7 +222,7 @@ func (w *watch) finish() {
 func (w *watch) save() error {
 	raw, err := json.MarshalIndent(w.timeline, "", "  ")
 	if err == nil {
-		err = replaceFile(filepath.Join(w.lab.dir, "timeline.json"), raw)
+		err = p2p.WriteFile(filepath.Join(w.lab.dir, "timeline.json"), raw, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("write timeline: %w", err)

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // Fetcher gets a remote configuration. Its errors must not show the URL, which may carry a password.
@@ -180,28 +182,10 @@ func (m DirMemory) Remember(address string, data []byte) error {
 	if err := os.MkdirAll(string(m), 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(string(m), ".new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), m.path(address))
-	}
-	if err != nil {
+	if err := p2p.WriteFile(m.path(address), data, 0o600); err != nil {
 		return fmt.Errorf("remember: %w", err)
 	}
-	return syncDir(string(m))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // path names the copy by a hash, because a URL may hold a slash, a secret, or more than a name can.
