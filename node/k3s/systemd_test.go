@@ -18,7 +18,6 @@ import (
 // the same on a real one.
 type fakeSystemd struct {
 	dir    string
-	loaded bool
 	unit   map[string]any
 	pid    uint32
 	calls  []string
