@@ -177,8 +177,11 @@ func (a *Agent) openState() error {
 		return fmt.Errorf("open state: %w", err)
 	}
 	var err error
-	if a.events, err = openEvents(a.path("events.jsonl")); err != nil {
+	if a.events, err = openEvents(a.path("events.jsonl")); a.events == nil {
 		return err
+	}
+	if err != nil {
+		a.log.Error("events are not kept", LogError, err)
 	}
 	if a.facts, err = p2p.OpenFacts(a.path("facts"), a.identity); err != nil {
 		return err
@@ -187,14 +190,21 @@ func (a *Agent) openState() error {
 		return err
 	}
 	var before Phase
-	if a.phases, before, err = openPhases(a.path("phase.json"), time.Now); err != nil {
+	if a.phases, before, err = openPhases(a.path("phase.json"), time.Now); a.phases == nil {
 		return err
+	}
+	if err != nil {
+		a.log.Error("phases are not kept", LogError, err)
 	}
 	if before != "" {
 		a.log.Info("starting again", "phase_before", before)
 	}
-	a.hostname, err = a.chooseHostname()
-	return err
+	hostname, err := a.chooseHostname()
+	if err != nil {
+		return err
+	}
+	a.hostname = siteName(hostname, a.identity.ID())
+	return nil
 }
 
 func (a *Agent) path(name string) string { return filepath.Join(a.opts.StateDir, name) }

@@ -35,6 +35,8 @@ type eventLog struct {
 	kept  []Event
 }
 
+// openEvents reads what was kept. A disk that takes nothing more is an error
+// beside a log that is kept in memory: it must not keep a node from coming up.
 func openEvents(path string) (*eventLog, error) {
 	l := &eventLog{path: path}
 	f, err := os.Open(path)

@@ -1,12 +1,16 @@
 package node
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/muster-edge/muster/p2p"
+	"github.com/muster-edge/muster/roles"
 )
 
 // chooseHostname gives the machine a name before anything depends on it: the
@@ -35,6 +39,13 @@ func (a *Agent) chooseHostname() (string, error) {
 		return "", fmt.Errorf("set hostname %q: %w", name, err)
 	}
 	return name, nil
+}
+
+// siteName is what a machine of that name calls itself in the site: one DNS
+// label, since a member's record holds nothing else. Machines are called
+// "Server1.example.com" too, and must be let in all the same.
+func siteName(hostname string, id peer.ID) string {
+	return cmp.Or(roles.Label(hostname), p2p.DefaultHostname(id))
 }
 
 // nameless are the names of a machine that nobody named: the kernel's, and those

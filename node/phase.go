@@ -74,6 +74,7 @@ type phases struct {
 
 	mu      sync.Mutex
 	current phaseRecord
+	problem error // why current is not on disk
 }
 
 // phaseChange is what entering a phase changed.
@@ -86,7 +87,8 @@ const (
 )
 
 // openPhases reads the file of an earlier run; the phase it holds is history
-// and the node starts anew.
+// and the node starts anew. A disk that takes nothing more is an error beside
+// phases that are kept in memory: it must not keep a node from coming up.
 func openPhases(path string, now func() time.Time) (*phases, Phase, error) {
 	p := &phases{path: path, now: now}
 	text, err := os.ReadFile(path)
@@ -110,6 +112,9 @@ func (p *phases) enter(next Phase, reason string) (phaseChange, error) {
 	defer p.mu.Unlock()
 	was := p.current
 	if was.Phase == next && was.Reason == reason {
+		if p.problem != nil {
+			_ = p.write(was) // it was reported, and unwritten says so until it succeeds
+		}
 		return phaseKept, nil
 	}
 	if was.Phase == next {
@@ -127,13 +132,21 @@ func (p *phases) present() phaseRecord {
 	return p.current
 }
 
+// unwritten says what keeps the present phase from being on disk, nil if nothing
+// does.
+func (p *phases) unwritten() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.problem
+}
+
 func (p *phases) write(r phaseRecord) error {
 	text, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("write phase: %w", err)
+	if err == nil {
+		err = p2p.WriteFile(p.path, text, 0o600)
+		p.current = r
 	}
-	err = p2p.WriteFile(p.path, text, 0o600)
-	p.current = r
+	p.problem = err
 	if err != nil {
 		return fmt.Errorf("write phase: %w", err)
 	}

@@ -28,6 +28,9 @@ func (a *Agent) why() []string {
 			}
 		}
 	}
+	if err := a.phases.unwritten(); err != nil {
+		add(fmt.Sprintf("the state directory cannot be written, is the disk full? (%s)", err))
+	}
 	add(a.loop.sentences()...)
 	a.mu.Lock()
 	m := a.member

@@ -20,7 +20,7 @@ const (
 // unique, and machines flashed from one image often share a hostname, so a name that is taken is refused and the end of
 // the peer ID appended: the first holder keeps the plain name. (The beginning of a peer ID is the same on every node.)
 func uniqueName(hostname string, id NodeID, taken func(string) bool) string {
-	base := label(hostname)
+	base := Label(hostname)
 	if base == "" || base == "localhost" {
 		base = withSuffix("muster", tail(id, defaultNameTail))
 	}
@@ -43,8 +43,9 @@ func uniqueName(hostname string, id NodeID, taken func(string) bool) string {
 	}
 }
 
-// label returns the first label of a hostname with everything that DNS does not allow replaced or trimmed.
-func label(hostname string) string {
+// Label returns the first label of a hostname with everything that DNS does not allow replaced or trimmed;
+// empty when nothing is left.
+func Label(hostname string) string {
 	first, _, _ := strings.Cut(hostname, ".")
 	clean := strings.Map(func(r rune) rune {
 		switch {
@@ -66,7 +67,7 @@ func withSuffix(base, suffix string) string {
 
 // tail returns the last letters and digits of an ID, n at most, in lower case.
 func tail(id NodeID, n int) string {
-	clean := strings.ReplaceAll(label(string(id[max(0, len(id)-maxLabel):])), "-", "")
+	clean := strings.ReplaceAll(Label(string(id[max(0, len(id)-maxLabel):])), "-", "")
 	return clean[max(0, len(clean)-n):]
 }
 

@@ -317,7 +317,7 @@ func (h *history) check(t *rapid.T) {
 	masters, inits, names := 0, 0, map[string]NodeID{}
 	for _, m := range s.live() {
 		if name, has := s.Names[m.ID]; has {
-			require.Equal(t, label(name), name, "a name that DNS does not allow")
+			require.Equal(t, Label(name), name, "a name that DNS does not allow")
 			require.NotContains(t, names, name, "two members have one name")
 			require.True(t, h.name[m.ID] == "" || h.name[m.ID] == name, "a name changes")
 			names[name], h.name[m.ID] = m.ID, name
