@@ -26,7 +26,7 @@ const (
 	// formTime is for a site to have roles and addresses.
 	formTime = 90 * time.Second
 	// readyTime is for a site of a few nodes to be Ready, all started at once.
-	readyTime = 150 * time.Second
+	readyTime = 4 * time.Minute
 	// soonTime is for anything that needs no K3s.
 	soonTime = 60 * time.Second
 )
