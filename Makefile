@@ -39,7 +39,8 @@ test-unit: ## unit, property and simulation tests, race detector on
 .PHONY: test-e2e
 test-e2e: build ## the scenarios in the lab, on K3S_BIN or the stand-in
 	e2e/prepare
-	MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build)} $(GO) test $(TESTFLAGS) -parallel 3 ./e2e/scenario
+	e2e/systemd/prepare
+	MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build)} $(GO) test $(TESTFLAGS) -p 1 -parallel 3 ./e2e/systemd ./e2e/scenario
 
 .PHONY: test-long
 test-long: test ## what takes too long for every landing
