@@ -88,10 +88,21 @@ func TestWrongTokenIsRefusedByPart(t *testing.T) {
 func TestWrongUsageIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"agnet"}, {"nodes", "-o", "xml"}, {"nodes", "extra"}, {"status", "--no-such-flag"}, {"dns", "set", "foo.bar"}, {"dns", "sett"},
-		{"policy", "set", "replace_after"}, {"config", "validate"}, {"config", "validate", "/no/such/file"}, {"ledger", "get", "a", "b"},
-		{"agent", "--port", "many"}, {"token", "generate", "--bootstrap", "nowhere"}, {"lab", "up", "--nodes", "0"},
-		{"lab", "up", "--nodes", "1", "--config", "/no/such/file"}, {"lab", "up", "--until", "perfect"},
+		{"agnet"},
+		{"nodes", "-o", "xml"},
+		{"nodes", "extra"},
+		{"status", "--no-such-flag"},
+		{"dns", "set", "foo.bar"},
+		{"dns", "sett"},
+		{"policy", "set", "replace_after"},
+		{"config", "validate"},
+		{"config", "validate", "/no/such/file"},
+		{"ledger", "get", "a", "b"},
+		{"agent", "--port", "many"},
+		{"token", "generate", "--bootstrap", "nowhere"},
+		{"lab", "up", "--nodes", "0"},
+		{"lab", "up", "--nodes", "1", "--config", "/no/such/file"},
+		{"lab", "up", "--until", "perfect"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			t.Parallel()

@@ -284,12 +284,6 @@ func (s *testSite) masters() []string {
 	return names
 }
 
-// waitRoles waits until the nodes named, all if none is, have role and address.
-func (s *testSite) waitRoles(within time.Duration, names ...string) {
-	s.t.Helper()
-	s.waitRows(within, "role and address", func(row lab.NodeStatus) bool { return row.Role != "" && row.Address != "" }, names...)
-}
-
 // waitReady waits until the nodes named, all if none is, are ready in their own
 // verdict.
 func (s *testSite) waitReady(within time.Duration, names ...string) {

@@ -39,8 +39,12 @@ func (s *testSite) requireNoSecrets(secrets map[string]string) {
 		s.requireClean(secrets, name+": agent's log", s.agentLog(name))
 		s.requireClean(secrets, name+": process list", s.run(name, "/bin/sh", "-c", `cat /proc/[0-9]*/cmdline | tr '\000' ' '`))
 		for _, args := range [][]string{
-			{"muster", "ledger", "get", "-o", "json"}, {"muster", "status", "-o", "json"}, {"muster", "nodes", "-o", "json"},
-			{"muster", "events"}, {"muster", "policy", "show"}, {"muster", "config", "show"},
+			{"muster", "ledger", "get", "-o", "json"},
+			{"muster", "status", "-o", "json"},
+			{"muster", "nodes", "-o", "json"},
+			{"muster", "events"},
+			{"muster", "policy", "show"},
+			{"muster", "config", "show"},
 		} {
 			s.requireClean(secrets, name+": "+strings.Join(args, " "), s.run(name, args...))
 		}
