@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -78,6 +79,23 @@ const maxCandidates = 16
 func (v VPNFacts) publicKey() (wgtypes.Key, bool) {
 	key, err := wgtypes.ParseKey(v.PublicKey)
 	return key, err == nil && key != wgtypes.Key{}
+}
+
+// Facts have room for this much: a node with more networks, or with an error of
+// several pages, must not fall silent because its facts are too long.
+const (
+	maxLANs   = 64
+	maxReason = 512 // bytes
+)
+
+// bounded leaves out what would not fit, and names no network twice.
+func (f Facts) bounded() Facts {
+	f.LANs = slices.Clone(f.LANs)
+	slices.SortFunc(f.LANs, netip.Prefix.Compare)
+	f.LANs = slices.Compact(f.LANs)
+	f.LANs = f.LANs[:min(len(f.LANs), maxLANs)]
+	f.Reason = strings.ToValidUTF8(f.Reason[:min(len(f.Reason), maxReason)], "")
+	return f
 }
 
 func (f Facts) encode() ([]byte, error) {

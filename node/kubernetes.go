@@ -84,10 +84,12 @@ func (m *member) askFirst(state roles.State) string {
 
 // current tells whether somebody who decides or follows has confirmed this
 // node's copy of the decisions since it started.
-func (m *member) current() bool {
-	s := m.ledger.Status()
-	return s.Quorum && s.Behind == 0 && (s.Voter || s.Following != "")
-}
+func (m *member) current() bool { return m.ledger.IsCoordinator() || confirms(m.ledger.Status()) }
+
+// confirms tells whether another node has said that this copy lacks nothing. A
+// voter that merely hears its coordinator has not caught up yet, and may find
+// that it was replaced.
+func confirms(s ledger.Status) bool { return s.Quorum && s.Behind == 0 && s.Following != "" }
 
 // spec is what K3s is to be on this node, or why it cannot be said yet.
 func (m *member) spec(view ledger.View, state roles.State) (k3s.Spec, string, error) {

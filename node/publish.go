@@ -66,7 +66,7 @@ func (a *Agent) observe() (Facts, error) {
 	for _, p := range prefixes {
 		f.LANs = append(f.LANs, p.Masked())
 	}
-	return f, nil
+	return f.bounded(), nil
 }
 
 // policy is what this node's own configuration wants the site to be. It counts
