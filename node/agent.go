@@ -151,6 +151,9 @@ func New(opts Options) (_ *Agent, err error) {
 			return nil, err
 		}
 	}
+	if err := a.checkNetwork(); err != nil {
+		return nil, err
+	}
 	if err := a.openState(); err != nil {
 		return nil, err
 	}

@@ -155,3 +155,19 @@ func TestABadTokenTouchesNothing(t *testing.T) {
 	require.NoDirExists(t, a.opts.StateDir)
 	require.NoDirExists(t, a.opts.RunDir)
 }
+
+func TestAMemberDoesNotCarryItsSiteIntoAnotherMesh(t *testing.T) {
+	token := testToken(t)
+	a := newTestAgent(t, "n1", loopback(token, "", 1))
+	a.start()
+	a.until("it is a member", func() bool {
+		s, err := a.client().Status(t.Context())
+		return err == nil && s.Site != ""
+	})
+	a.stop()
+
+	a.opts.Config.P2P.NetworkID += "-other"
+	_, err := New(a.opts)
+	require.ErrorIs(t, err, ErrNetwork)
+	require.NotContains(t, err.Error(), token)
+}

@@ -47,6 +47,9 @@ func (a *Agent) beMember(ctx context.Context, l *ledger.Ledger) (err error) {
 	a.mu.Unlock()
 	defer func() { err = errors.Join(err, l.Close()) }()
 	a.enter(PhaseJoining, "")
+	if err := a.keepNetwork(); err != nil {
+		a.log.Error("a change of network_id would go unnoticed", LogError, err)
+	}
 	// A founder that was away may still ask how the founding ended.
 	if err := a.setFounding(ledger.FoundingConfig{Alive: m.alive}); err != nil {
 		return err
