@@ -110,6 +110,9 @@ func (d *decoder) leaf(key string, f *Field, n *node) {
 	if f.NoEffect != "" {
 		d.warn(n.origin, key, "has no effect: %s", f.NoEffect)
 	}
+	if f.NotYet != "" {
+		d.warn(n.origin, key, "has no effect yet: %s", f.NotYet)
+	}
 }
 
 // collection reports whether the field holds several values.

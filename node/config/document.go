@@ -74,6 +74,9 @@ func writeRow(out *strings.Builder, f Field) {
 	if f.NoEffect != "" {
 		meaning += " **No effect:** " + f.NoEffect + "."
 	}
+	if f.NotYet != "" {
+		meaning += " **Not yet:** " + f.NotYet + "."
+	}
 	fmt.Fprintf(out, "| `%s` | %s | %s | %s | %s | %s |\n", f.Key, kind, orDash(f.Default), orDash(f.Unit), meaning, orSame(f.Kairos))
 }
 

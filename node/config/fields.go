@@ -7,6 +7,13 @@ import (
 	"time"
 )
 
+// What this version does not do.
+const (
+	noReplacementYet = "this version does not replace a lost master"
+	noKubeVIPYet     = "this version does not deploy kube-vip"
+	noUpgradeYet     = "this version does not upgrade the operating system"
+)
+
 // Field is one row of the table that everything about our keys comes from.
 type Field struct {
 	Key      string // dotted path, as in a cloud-config
@@ -18,6 +25,7 @@ type Field struct {
 	Min, Max int      // of a whole number
 	Secret   bool     // the value is never shown
 	NoEffect string   // why the key decodes and does nothing
+	NotYet   string   // what this version does not do with the key, but one to come will
 
 	least, most time.Duration                      // of a duration
 	check       func(text string) string           // what is wrong with a text, or nothing; must not show the text of a secret
@@ -128,11 +136,11 @@ var ours = []Field{
 	{
 		Key: "p2p.dynamic_roles", Default: "false",
 		Meaning:  "Kairos's wish for roles that are given anew when a node is lost.",
-		NoEffect: "a lost master is always replaced, after p2p.replace_after",
+		NoEffect: "p2p.replace_after says when a lost master is replaced",
 		into:     func(c *Config) any { return &c.P2P.DynamicRoles },
 	},
 	{
-		Key: "p2p.replace_after", Default: "15m", Unit: "duration, 1s to 720h", least: time.Second, most: 720 * time.Hour,
+		Key: "p2p.replace_after", NotYet: noReplacementYet, Default: "15m", Unit: "duration, 1s to 720h", least: time.Second, most: 720 * time.Hour,
 		Meaning: "How long a master must be dead, to gossip and to etcd, before another node takes its place.",
 		Kairos:  "Muster's own key.", into: func(c *Config) any { return &c.P2P.ReplaceAfter },
 	},
@@ -230,42 +238,42 @@ var ours = []Field{
 	},
 
 	{
-		Key: "kubevip.enable", Default: "true when kubevip.eip is set, else false", Meaning: "Deploy kube-vip on the masters.",
+		Key: "kubevip.enable", NotYet: noKubeVIPYet, Default: "true when kubevip.eip is set, else false", Meaning: "Deploy kube-vip on the masters.",
 		into: func(c *Config) any { return &c.KubeVIP.Enable },
 	},
 	{
-		Key: "kubevip.eip", Unit: "IP address", Meaning: "The virtual address.",
+		Key: "kubevip.eip", NotYet: noKubeVIPYet, Unit: "IP address", Meaning: "The virtual address.",
 		into: func(c *Config) any { return &c.KubeVIP.EIP },
 	},
 	{
-		Key: "kubevip.interface", Default: "that of the default route", Meaning: "Interface that carries the virtual address.",
+		Key: "kubevip.interface", NotYet: noKubeVIPYet, Default: "that of the default route", Meaning: "Interface that carries the virtual address.",
 		Kairos: "The default there is the first interface that is not lo.",
 		check:  checkInterface, into: func(c *Config) any { return &c.KubeVIP.Interface },
 	},
 	{
-		Key: "kubevip.static_pod", Default: "false", Meaning: "Deploy as a static pod in place of a DaemonSet.",
+		Key: "kubevip.static_pod", NotYet: noKubeVIPYet, Default: "false", Meaning: "Deploy as a static pod in place of a DaemonSet.",
 		into: func(c *Config) any { return &c.KubeVIP.StaticPod },
 	},
 	{
-		Key: "kubevip.version", Default: "v1.2.3", Meaning: "Version of kube-vip's image.", check: checkOneWord,
+		Key: "kubevip.version", NotYet: noKubeVIPYet, Default: "v1.2.3", Meaning: "Version of kube-vip's image.", check: checkOneWord,
 		into: func(c *Config) any { return &c.KubeVIP.Version },
 	},
 	{
-		Key: "kubevip.image", Default: "ghcr.io/kube-vip/kube-vip", Meaning: "kube-vip's image, without version.", check: checkOneWord,
+		Key: "kubevip.image", NotYet: noKubeVIPYet, Default: "ghcr.io/kube-vip/kube-vip", Meaning: "kube-vip's image, without version.", check: checkOneWord,
 		into: func(c *Config) any { return &c.KubeVIP.Image },
 	},
 	{
-		Key: "kubevip.manifest_url", Unit: "http or https URL", Meaning: "A manifest to apply in place of Muster's own.", check: checkURL,
+		Key: "kubevip.manifest_url", NotYet: noKubeVIPYet, Unit: "http or https URL", Meaning: "A manifest to apply in place of Muster's own.", check: checkURL,
 		show: showURL, into: func(c *Config) any { return &c.KubeVIP.ManifestURL },
 	},
 
 	{
-		Key: "upgrade.health_deadline", Default: "10m", Unit: "duration, 1s to 24h", least: time.Second, most: 24 * time.Hour,
+		Key: "upgrade.health_deadline", NotYet: noUpgradeYet, Default: "10m", Unit: "duration, 1s to 24h", least: time.Second, most: 24 * time.Hour,
 		Meaning: "How long a new image may take to prove healthy in the node's role before it is judged.",
 		Kairos:  "Muster's own key.", into: func(c *Config) any { return &c.Upgrade.HealthDeadline },
 	},
 	{
-		Key: "upgrade.tries", Default: "2", Unit: "boots", Min: 1, Max: 10, Meaning: "How often an image that was never good may boot before the other slot takes over.",
+		Key: "upgrade.tries", NotYet: noUpgradeYet, Default: "2", Unit: "boots", Min: 1, Max: 10, Meaning: "How often an image that was never good may boot before the other slot takes over.",
 		Kairos: "Muster's own key.", into: func(c *Config) any { return &c.Upgrade.Tries },
 	},
 }

@@ -231,6 +231,9 @@ func TestEveryKeyOfTheTableDecodes(t *testing.T) {
 		if f.NoEffect != "" {
 			require.Contains(t, fmt.Sprint(warnings), f.Key+": has no effect: "+f.NoEffect)
 		}
+		if f.NotYet != "" {
+			require.Contains(t, fmt.Sprint(warnings), f.Key+": has no effect yet: "+f.NotYet)
+		}
 	}
 }
 
