@@ -2,12 +2,14 @@ package scenario
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // foundingRecord is the record that founders promise themselves to.
@@ -114,36 +116,77 @@ func TestAFounderKilledAtAnyStepOfGenesisComesBackToOneSite(t *testing.T) {
 	}
 }
 
+// A founder may die before it promised, and the attempt is aborted, or after, and
+// the site is founded without it; either way the rest goes on with the node that
+// takes its place.
 func TestAFounderThatNeverComesBackIsReplacedByAnother(t *testing.T) {
 	t.Parallel()
-	config := haSite(t)
-	config.NoK3s = true
-	s := site(t, 4, config)
-	dead := s.strike("a founder that is no master", genesisSteps["a founder that promised and is no master"])
-	added, err := s.Add(t.Context(), 1)
-	require.NoError(t, err)
-	s.waitReady(formTime, append(s.others(append(added, dead.node)...), added...)...)
+	for name, loseOne := range map[string]func(s *testSite) string{
+		"after it promised": func(s *testSite) string {
+			return s.strike("a founder that is no master", genesisSteps["a founder that promised and is no master"]).node
+		},
+		"before it promised": (*testSite).loseBeforePromise,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config := haSite(t)
+			config.NoK3s = true
+			s := site(t, 4, config)
+			dead := loseOne(s)
+			_, err := s.Add(t.Context(), 1)
+			require.NoError(t, err)
+			s.waitReady(formTime, s.others(dead)...)
 
-	rows := s.rows()
-	addresses := map[string]bool{}
-	for _, name := range s.others(dead.node) {
-		addresses[rows[name].Address] = true
-	}
-	require.Len(t, addresses, 4)
-	require.Len(t, s.masters(), 3)
-	require.Len(t, s.byRole()["master/clusterinit"], 1)
-	s.eventually(soonTime, "all living nodes are of one site", func() error {
-		sites := map[string]bool{}
-		for _, name := range s.others(dead.node) {
-			status, err := s.status(name)
-			if err != nil {
-				return err
+			roles, addresses, rows := map[string]int{}, map[string]bool{}, s.rows()
+			for _, name := range s.others(dead) {
+				roles[rows[name].Role]++
+				addresses[rows[name].Address] = true
 			}
-			sites[status.Site] = true
-		}
-		if len(sites) != 1 || sites[""] {
-			return fmt.Errorf("sites: %v", sites)
+			require.Equal(t, map[string]int{"master/clusterinit": 1, "master/ha": 2, "worker": 1}, roles)
+			require.Len(t, addresses, 4)
+			s.eventually(soonTime, "all living nodes are of one site", func() error {
+				sites := map[string]bool{}
+				for _, name := range s.others(dead) {
+					status, err := s.status(name)
+					if err != nil {
+						return err
+					}
+					sites[status.Site] = true
+				}
+				if len(sites) != 1 || sites[""] {
+					return fmt.Errorf("sites: %v", sites)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// loseBeforePromise cuts the power of a founder that is asked for its promise. It
+// has a few milliseconds for that, so the agent is killed by its PID.
+func (s *testSite) loseBeforePromise() string {
+	s.t.Helper()
+	agents := map[string]int{}
+	s.eventually(soonTime, "every node has an agent", func() error {
+		for name, row := range s.rows() {
+			if agents[name] = row.AgentPID; row.AgentPID == 0 {
+				return errors.New(name + " has none")
+			}
 		}
 		return nil
 	})
+	proposer := s.first("a proposer", func(s *testSite, name string) bool {
+		record, promised := s.founding(name).promised()
+		return promised && record.Proposer == s.id(name)
+	})
+	i := slices.IndexFunc(s.names(), func(name string) bool {
+		record, promised := s.founding(proposer).promised()
+		return name != proposer && (!promised || !slices.Contains(record.Masters, s.id(name)))
+	})
+	dead := s.names()[max(i, 0)]
+	require.NoError(s.t, unix.Kill(agents[dead], unix.SIGKILL))
+	s.cutPower(dead)
+	_, promised := s.founding(dead).promised()
+	s.t.Logf("%s died: promised %v", dead, promised || s.founding(dead).Founded != nil)
+	return dead
 }
