@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -32,7 +33,7 @@ type Status struct {
 	// Superseded is a generation higher than ours that another node of the site
 	// is in: this copy is history. 0: none seen.
 	Superseded uint64
-	// Problem is what keeps the copy from being written to disk.
+	// Problem is what keeps the copy, or Raft's term, from being written to disk.
 	Problem error
 }
 
@@ -48,6 +49,7 @@ func (l *Ledger) Status() Status {
 	s.Coordinator, s.Quorum = l.Coordinator()
 	l.follow.fill(&s)
 	if v := l.voter; v != nil {
+		s.Problem = errors.Join(s.Problem, v.stable.err())
 		if t := v.raft.LastContact(); t.After(s.LastContact) {
 			s.LastContact = t
 		}

@@ -32,6 +32,7 @@ type voter struct {
 	trans  *raft.NetworkTransport
 	layer  *streamLayer
 	wal    *raftLog
+	stable *patientStore
 	self   raft.ServerID
 	timing Timing
 	log    *slog.Logger
@@ -114,6 +115,7 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 	v := &voter{
 		ready:        make(chan struct{}),
 		wal:          w,
+		stable:       newPatientStore(w, cfg.log),
 		self:         cfg.self,
 		timing:       cfg.timing,
 		log:          cfg.log,
@@ -150,7 +152,7 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 			return nil, fmt.Errorf("bootstrap Raft: %w", err)
 		}
 	}
-	v.raft, err = raft.NewRaft(conf, fsm{cfg.copy}, logs, w, snaps, v.trans)
+	v.raft, err = raft.NewRaft(conf, fsm{cfg.copy}, logs, v.stable, snaps, v.trans)
 	if err != nil {
 		return nil, fmt.Errorf("start Raft in %s: %w", dir, err)
 	}
@@ -180,7 +182,7 @@ func finishedBootstrap(w *raftLog, snaps raft.SnapshotStore) (bool, error) {
 	if last > 0 || len(taken) > 0 || vote > 0 {
 		return true, nil
 	}
-	return false, w.SetUint64([]byte("CurrentTerm"), 0)
+	return false, w.SetUint64([]byte(termKey), 0)
 }
 
 func (t Timing) raftConfig(self raft.ServerID) *raft.Config {
@@ -217,6 +219,7 @@ func (v *voter) start() {
 func (v *voter) close() error {
 	v.stop()
 	v.raft.DeregisterObserver(v.observer)
+	v.stable.stop()
 	// Shutdown closes the transport too, once Raft no longer uses it.
 	err := v.raft.Shutdown().Error()
 	v.wg.Wait()
