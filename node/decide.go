@@ -44,7 +44,12 @@ func (t *draft) add(d roles.Decision) error {
 			return err
 		}
 		t.set(ledger.AddressKey(id), fresh(ledger.Address{Addr: d.Addr.String()}))
-		t.set(ledger.KeyCounter, fresh(ledger.Counter{Next: d.Counter}))
+		counter, _, err := ledger.Read[ledger.Counter](t.view, ledger.KeyCounter)
+		if err != nil {
+			return err
+		}
+		counter.Value.Next = d.Counter
+		t.set(ledger.KeyCounter, counter)
 	case roles.AssignName:
 		id, err := peerOf(d.ID)
 		if err != nil {
@@ -56,7 +61,12 @@ func (t *draft) add(d roles.Decision) error {
 		if err != nil {
 			return err
 		}
-		t.set(ledger.RoleKey(id), fresh(ledger.Role{Role: string(d.Role), Reason: d.Reason}))
+		role, _, err := ledger.Read[ledger.Role](t.view, ledger.RoleKey(id))
+		if err != nil {
+			return err
+		}
+		role.Value = ledger.Role{Role: string(d.Role), Reason: d.Reason}
+		t.set(ledger.RoleKey(id), role)
 	case roles.StartEpoch:
 		t.set(ledger.KeyEpoch, fresh(ledger.Epoch{N: d.N, Init: string(d.Init)}))
 	case roles.MarkFormed:

@@ -64,6 +64,9 @@ func (l *eventLog) add(kind, what, reason string) {
 	defer l.mu.Unlock()
 	e := Event{Time: time.Now().UTC(), Kind: kind, What: what, Reason: reason}
 	l.kept = append(l.kept, e)
+	if len(l.kept) > 2*maxEvents {
+		l.forget() // also when nothing can be written
+	}
 	if l.lines >= 2*maxEvents && l.rewrite() == nil {
 		return
 	}
@@ -75,9 +78,7 @@ func (l *eventLog) add(kind, what, reason string) {
 }
 
 func (l *eventLog) rewrite() error {
-	if len(l.kept) > maxEvents {
-		l.kept = append([]Event(nil), l.kept[len(l.kept)-maxEvents:]...)
-	}
+	l.forget()
 	var text []byte
 	for _, e := range l.kept {
 		line, err := json.Marshal(e)
@@ -98,6 +99,13 @@ func (l *eventLog) rewrite() error {
 	}
 	l.file, l.lines = f, len(l.kept)
 	return nil
+}
+
+// forget drops what is too old to be kept.
+func (l *eventLog) forget() {
+	if len(l.kept) > maxEvents {
+		l.kept = append([]Event(nil), l.kept[len(l.kept)-maxEvents:]...)
+	}
 }
 
 func (l *eventLog) list() []Event {

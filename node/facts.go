@@ -65,10 +65,13 @@ func decodeFacts(f p2p.Fact) (Facts, error) {
 	if err := json.Unmarshal(f.Body, &facts); err != nil {
 		return Facts{}, fmt.Errorf("read facts of %s: %w", f.ID, err)
 	}
+	if len(facts.Hostname) > maxHostname {
+		return Facts{}, fmt.Errorf("read facts of %s: a hostname of %d bytes, at most %d", f.ID, len(facts.Hostname), maxHostname)
+	}
 	if len(facts.VPN.Candidates) > maxCandidates {
 		facts.VPN.Candidates = facts.VPN.Candidates[:maxCandidates]
 	}
-	return facts, nil
+	return facts.bounded(), nil
 }
 
 // maxCandidates bounds the endpoints that a peer may send this node to.
@@ -84,8 +87,9 @@ func (v VPNFacts) publicKey() (wgtypes.Key, bool) {
 // Facts have room for this much: a node with more networks, or with an error of
 // several pages, must not fall silent because its facts are too long.
 const (
-	maxLANs   = 64
-	maxReason = 512 // bytes
+	maxHostname = 253 // bytes, DNS's own limit
+	maxLANs     = 64
+	maxReason   = 512 // bytes
 )
 
 // bounded leaves out what would not fit, and names no network twice.
