@@ -56,6 +56,9 @@ type Options struct {
 	Port int
 	Log  *slog.Logger
 
+	// Supervisor is told when the agent is ready and in which phase it is.
+	Supervisor Supervisor
+
 	// Hostname stands for the machine's own name, which is then neither asked of
 	// the kernel nor changed. Tests run several nodes on one machine.
 	Hostname string
@@ -222,6 +225,8 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, api.close()) }()
+	a.tell("READY=1\nSTATUS=" + string(PhaseStarting))
+	defer a.tell("STOPPING=1")
 
 	if err := a.openHost(); err != nil {
 		return err
@@ -236,6 +241,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, discovery.Close()) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	a.watchdog(ctx)
 	a.forward(ctx, a.facts.Changed, a.host.Changed, a.distro.Changed)
 
 	var reconcilers sync.WaitGroup
@@ -402,6 +408,7 @@ func (a *Agent) enter(p Phase, reason string) {
 		a.events.add("phase", string(p), reason)
 	}
 	if change != phaseKept {
+		a.tell("STATUS=" + spellPhase(p, reason))
 		a.changed.Notify()
 	}
 }

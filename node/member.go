@@ -64,6 +64,7 @@ func (a *Agent) beMember(ctx context.Context, l *ledger.Ledger) (err error) {
 		{name: "membership", every: time.Minute, run: m.gossip},
 		{name: "enrolment", every: 10 * time.Second, run: m.enrolment},
 		{name: "coordinator", every: 5 * time.Second, run: m.coordinate},
+		{name: "feature", every: time.Minute, run: m.feature},
 		{name: "secrets", every: time.Minute, run: m.secrets},
 		{name: "vpn", every: time.Minute, run: m.connect},
 		{name: "paths", every: probeFirst, run: m.probe},

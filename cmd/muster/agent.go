@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/muster-edge/muster/node"
@@ -42,6 +43,10 @@ Kubernetes running.`,
 				return usage(errors.New("the configuration has no p2p.network_token, so this machine belongs to no site; `muster config show` prints what was read"))
 			}
 			opts.Config, opts.Log = cfg, log
+			opts.Supervisor, err = supervisor(log)
+			if err != nil {
+				return err
+			}
 			opts.RunDir, err = c.Flags().GetString("run-dir")
 			if err != nil {
 				return err
@@ -59,6 +64,20 @@ Kubernetes running.`,
 	c.Flags().IntVar(&opts.Port, "port", node.DefaultPort, "UDP and TCP port of the mesh's control plane")
 	c.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return c
+}
+
+// supervisor is systemd, when it started this process; elsewhere nobody is told.
+func supervisor(log *slog.Logger) (node.Supervisor, error) {
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return node.Supervisor{}, fmt.Errorf("read systemd's watchdog: %w", err)
+	}
+	tell := func(state string) {
+		if _, err := daemon.SdNotify(false, state); err != nil {
+			log.Debug("systemd was not told", node.LogError, err)
+		}
+	}
+	return node.Supervisor{Tell: tell, Watchdog: every}, nil
 }
 
 func logger(format, level string) (*slog.Logger, error) {
