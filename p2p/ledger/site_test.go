@@ -139,7 +139,9 @@ func (n *testNode) found() {
 
 func (n *testNode) join(site Site) {
 	n.site.t.Helper()
+	n.site.net.mu.Lock() // others look for whom to follow
 	n.host.site = site.ID
+	n.site.net.mu.Unlock()
 	l, err := Join(n.config(), site)
 	require.NoError(n.site.t, err)
 	n.Ledger = l
