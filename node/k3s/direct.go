@@ -191,7 +191,7 @@ func (d *direct) keep(live *liveProcess) {
 		if restart == nil {
 			return
 		}
-		d.log.Warn("K3s ended", "error", why, "restart", pause, "log", d.logFile)
+		d.log.Warn("K3s ended", "error", why, "retry", pause, "path", d.logFile)
 		timer := time.NewTimer(pause)
 		defer timer.Stop()
 		select {
@@ -307,7 +307,7 @@ func (d *direct) adopt() *liveProcess {
 		err = fmt.Errorf("PID %d as %q", was.PID, was.Role)
 	}
 	if err != nil {
-		d.log.Warn("PID file of K3s is unreadable, K3s counts as ended", "file", d.pidFile, "error", err)
+		d.log.Warn("PID file of K3s is unreadable, K3s counts as ended", "path", d.pidFile, "error", err)
 		return nil
 	}
 	live, err := watchProcess(was.PID)
