@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,19 +24,23 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := newRootCommand()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	return finish(root.ExecuteContext(ctx), os.Stderr)
+}
+
+// finish says what went wrong and returns the exit code for it.
+func finish(err error, w io.Writer) int {
 	if err == nil {
 		return node.ExitDone
 	}
+	code := node.ExitFailed
 	var exit *node.ExitError
 	if errors.As(err, &exit) {
-		if text := exit.Error(); text != "" {
-			fmt.Fprintln(os.Stderr, "muster:", text)
-		}
-		return exit.Code
+		code = exit.Code
 	}
-	fmt.Fprintln(os.Stderr, "muster:", err)
-	return node.ExitFailed
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(w, "muster:", text)
+	}
+	return code
 }
 
 func newRootCommand() *cobra.Command {
