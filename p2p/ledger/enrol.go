@@ -218,25 +218,35 @@ func (l *Ledger) enrol(ctx context.Context, signed signedRequest, m enrolMessage
 			return l.admit(ctx, id, r, signed)
 		}
 		if c, ok := l.Coordinator(); ok && c != l.cfg.Identity.ID() {
-			var a enrolAnswer
-			err := call(ctx, l.cfg.Host, c, ProtocolEnrol, m, &a)
-			if err == nil && a.Later == "" {
-				return a
+			if last = l.passOn(ctx, c, m); last.Later == "" {
+				return last
 			}
-			if err != nil {
-				a = enrolAnswer{Version: 1, Later: err.Error()}
-			}
-			last = a
 		}
+		retry := time.NewTimer(l.cfg.Timing.FollowRetry)
 		select {
 		case <-ctx.Done():
+			retry.Stop()
 			return last
 		case <-changed:
+		case <-retry.C:
 		}
+		retry.Stop()
 		if !pause(ctx, 50*time.Millisecond) {
 			return last
 		}
 	}
+}
+
+// passOn hands an enrolment to the coordinator. It gives up on one that was lost
+// in the middle, long before its connection does: by then there is another.
+func (l *Ledger) passOn(ctx context.Context, coordinator peer.ID, m enrolMessage) enrolAnswer {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Timing.ProposeAttempt)
+	defer cancel()
+	var a enrolAnswer
+	if err := call(ctx, l.cfg.Host, coordinator, ProtocolEnrol, m, &a); err != nil {
+		return enrolAnswer{Version: 1, Later: err.Error()}
+	}
+	return a
 }
 
 // admit writes the Member record, on the coordinator.

@@ -7,8 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 var newcomer = EnrolmentRequest{Hostname: "box", Hardware: "abc", Muster: "1.0"}
@@ -45,6 +48,26 @@ func TestNewcomerIsLetInThroughAnyMember(t *testing.T) {
 	r, _, err := Read[Member](c.View(), MemberKey(founder.id()))
 	require.NoError(t, err)
 	require.Equal(t, "other", r.Value.Hostname)
+}
+
+func TestAnEnrolmentDoesNotWaitForACoordinatorThatWasLost(t *testing.T) {
+	s := newSite(t, 4, 3).found()
+	lost := s.coordinator()
+	s.settled(lost.Index())
+	// It takes the request and never answers, as a machine without power does
+	// until its connections time out.
+	asked, end := make(chan struct{}, 16), make(chan struct{})
+	defer close(end)
+	lost.host.Handle(ProtocolEnrol, p2p.AccessAdmitted, func(network.Stream) {
+		asked <- struct{}{}
+		<-end
+	})
+	founder := s.nodes[3]
+	enrolled := make(chan error, 1)
+	go func() { enrolled <- founder.Enrol(testContext(t), newcomer) }()
+	<-asked
+	require.NoError(t, lost.TransferLeadership(testContext(t)))
+	require.NoError(t, <-enrolled)
 }
 
 func TestNewcomerHearsWhyItIsNotLetIn(t *testing.T) {
