@@ -277,8 +277,8 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 	}
 	conflicts := m.agent.facts.Conflicts()
 	all := map[roles.NodeID]roles.Health{}
-	for _, member := range state.Members {
-		id, err := peerOf(member.ID)
+	for _, node := range watched(state) {
+		id, err := peerOf(node)
 		if err != nil {
 			continue
 		}
@@ -302,7 +302,22 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 			h.CAHash = f.Kubernetes.CAHash
 			h.LANs = f.LANs
 		}
-		all[member.ID] = h
+		all[node] = h
+	}
+	return all
+}
+
+// watched are the members, and the founding masters that have not come to enrol
+// themselves: they vote all the same.
+func watched(state roles.State) []roles.NodeID {
+	var all []roles.NodeID
+	for _, member := range state.Members {
+		all = append(all, member.ID)
+	}
+	for _, id := range state.Masters {
+		if !slices.Contains(all, id) {
+			all = append(all, id)
+		}
 	}
 	return all
 }

@@ -125,14 +125,31 @@ func (v siteView) why() []string {
 	for _, w := range v.waiting {
 		all = append(all, v.about(w))
 	}
-	if quorum == "" && len(v.waiting) == 0 {
+	if quorum != "" {
+		return all // it names whom nobody sees
+	}
+	if len(v.waiting) == 0 {
 		for _, id := range v.masters() {
 			if h := v.health[id]; !h.Alive && id != v.self {
 				all = append(all, fmt.Sprintf("master %s has not been seen for %s: power it on, or look at its network", v.name(id), h.DeadFor.Truncate(time.Second)))
 			}
 		}
 	}
+	for _, id := range v.absent() {
+		all = append(all, fmt.Sprintf("founding master %s has not taken its role yet, and has not been seen for %s: power it on, or look at its network", v.name(id), v.health[id].DeadFor.Truncate(time.Second)))
+	}
 	return all
+}
+
+// absent are the founding masters that promised, and were gone before they had
+// entered themselves among the members. They vote, but have no role yet.
+func (v siteView) absent() []roles.NodeID {
+	member := func(id roles.NodeID) bool {
+		return slices.ContainsFunc(v.state.Members, func(m roles.Member) bool { return m.ID == id })
+	}
+	return slices.DeleteFunc(slices.Clone(v.state.Masters), func(id roles.NodeID) bool {
+		return id == v.self || v.health[id].Alive || member(id)
+	})
 }
 
 // noQuorum says who keeps the masters from deciding.

@@ -96,6 +96,22 @@ func TestWhyNamesWhatASiteLacks(t *testing.T) {
 	}
 }
 
+func TestWhyNamesAFoundingMasterThatWasLostBeforeItEnrolled(t *testing.T) {
+	self, lost, here := nodeID(test.RandPeerIDFatal(t)), nodeID(test.RandPeerIDFatal(t)), nodeID(test.RandPeerIDFatal(t))
+	state := roles.State{Masters: []roles.NodeID{self, lost, here}, Members: []roles.Member{{ID: self}}}
+	require.ElementsMatch(t, state.Masters, watched(state))
+	view := siteView{
+		self: self, founded: true, status: ledger.Status{Voter: true, Quorum: true}, state: state,
+		health: map[roles.NodeID]roles.Health{self: {Alive: true}, lost: {DeadFor: 12 * time.Second}, here: {Alive: true}},
+		name:   func(roles.NodeID) string { return "n2" },
+	}
+	require.Equal(t, []string{
+		"founding master n2 has not taken its role yet, and has not been seen for 12s: power it on, or look at its network",
+	}, view.why())
+	view.state.Members = append(view.state.Members, roles.Member{ID: lost})
+	require.Empty(t, view.why())
+}
+
 func TestEveryPhaseButRunningSaysSomething(t *testing.T) {
 	for phase := range transitions {
 		if phase != PhaseRunning {
