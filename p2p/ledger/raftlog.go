@@ -32,7 +32,7 @@ func openLog(dir string, logger hclog.Logger) (*raftLog, error) {
 	return l, nil
 }
 
-// Close closes the log and its meta data, which raft-wal v0.4.0 leaves open and
+// Close closes the log and its meta data, which raft-wal leaves open and
 // locked.
 func (l *raftLog) Close() error { return errors.Join(l.WAL.Close(), l.meta.Close()) }
 
