@@ -13,6 +13,20 @@ import (
 
 // Documents that say something false are worse than none. What can be compared with the code is compared here.
 
+func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	for _, file := range documents(t) {
+		for _, match := range link.FindAllStringSubmatch(read(t, file), -1) {
+			target := filepath.Join(filepath.Dir(file), match[1])
+			if target == "docs/BENCHMARKS.md" {
+				continue // written by make bench
+			}
+			_, err := os.Stat(target)
+			require.NoError(t, err, "link in %s", file)
+		}
+	}
+}
+
 func TestEveryDirectDependencyHasItsReason(t *testing.T) {
 	reasons := read(t, "docs/DEPENDENCIES.md")
 	for _, f := range sourceFiles(t) {
@@ -64,6 +78,13 @@ func TestTheProtocolsVectorsAndFuzzTargetsExist(t *testing.T) {
 	for _, target := range regexp.MustCompile("`(Fuzz[A-Za-z]+)`").FindAllStringSubmatch(protocol, -1) {
 		require.Contains(t, tests.String(), "func "+target[1]+"(")
 	}
+}
+
+func documents(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("docs/*.md")
+	require.NoError(t, err)
+	return append(files, "README.md")
 }
 
 func read(t *testing.T, name string) string {
