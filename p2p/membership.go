@@ -233,7 +233,9 @@ func (m *Membership) Leave(ctx context.Context) error {
 // probe that memberlist has in hand still waits for its answer, for at most
 // a few ProbeIntervals, and touches nothing of ours.
 func (m *Membership) Close() error {
-	m.cancel()
+	m.mu.Lock()
+	m.cancel() // nothing is noted from here on
+	m.mu.Unlock()
 	m.listMu.Lock()
 	if m.closed {
 		m.listMu.Unlock()
@@ -284,6 +286,10 @@ func (m *Membership) note(n *memberlist.Node, status MemberStatus) {
 		return // NotifyAlive refused it
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx.Err() != nil {
+		return // memberlist's suspicions outlive its shutdown
+	}
 	m.members[id] = MemberState{ID: id, Status: status, Since: time.Now()}
 	alive := 0
 	for _, s := range m.members {
@@ -291,7 +297,6 @@ func (m *Membership) note(n *memberlist.Node, status MemberStatus) {
 			alive++
 		}
 	}
-	m.mu.Unlock()
 	m.exchange.size.Store(int64(alive))
 	if status == MemberAlive {
 		m.exchange.greet(id)

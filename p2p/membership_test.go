@@ -449,6 +449,20 @@ func TestClosedMembershipSaysSo(t *testing.T) {
 	})
 }
 
+func TestClosedMembershipNotesNoMore(t *testing.T) {
+	m := &Membership{log: slog.New(slog.DiscardHandler), members: map[peer.ID]MemberState{}}
+	m.ctx, m.cancel = context.WithCancel(t.Context())
+	m.cancel()
+	changed := m.changed.Changed()
+	m.NotifyLeave(&memberlist.Node{Name: factIdentity(t, 1).ID().String()}) // a suspicion that outlived the shutdown
+	require.Empty(t, m.Members())
+	select {
+	case <-changed:
+		require.Fail(t, "a closed membership changed")
+	default:
+	}
+}
+
 func TestNobodyTakesAnothersName(t *testing.T) {
 	a, b := factIdentity(t, 1).ID(), factIdentity(t, 2).ID()
 	m := &Membership{}
