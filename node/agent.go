@@ -249,6 +249,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	defer cancel(nil)
 	a.loop.start(ctx, &reconcilers, reconciler{name: "facts", every: time.Minute, run: a.publishFacts})
 
+	a.runStage(ctx, stageBootstrap)
 	for ctx.Err() == nil {
 		l, err := a.openLedger(ctx)
 		if err == nil && l == nil {

@@ -39,7 +39,7 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 	if err := noteEpoch(a.path(epochFile), state.Epoch.N); err != nil {
 		return nil, err
 	}
-	if err := a.distro.Apply(ctx, spec); err != nil {
+	if err := a.startKubernetes(ctx, role, func() error { return a.distro.Apply(ctx, spec) }); err != nil {
 		return nil, err
 	}
 	now := a.distro.State()

@@ -36,6 +36,7 @@ type loop struct {
 	order   []string
 	waiting map[string][]string
 	errors  map[string]error
+	notes   []string
 }
 
 func newLoop(changed *p2p.Notifier, log *slog.Logger) *loop {
@@ -86,12 +87,21 @@ func (l *loop) forget(name string) {
 	delete(l.errors, name)
 }
 
+// note adds a sentence that holds until the agent ends.
+func (l *loop) note(sentence string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !slices.Contains(l.notes, sentence) {
+		l.notes = append(l.notes, sentence)
+	}
+}
+
 // sentences returns what all reconcilers wait for, in the order in which they
 // were started.
 func (l *loop) sentences() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []string
+	all := slices.Clone(l.notes)
 	for _, name := range l.order {
 		all = append(all, l.waiting[name]...)
 		if err := l.errors[name]; err != nil {
