@@ -146,7 +146,11 @@ func (a *Agent) rows() []Row {
 		if address, ok := state.Addresses[nodeID]; ok {
 			r.Address = address.String()
 		}
-		if id != self {
+		if id == self {
+			// What this node is now, which it may not have published yet.
+			phase := a.phase()
+			r.Phase, r.Ready, r.Reason = phase.Phase, phase.Phase == PhaseRunning, phase.Reason
+		} else {
 			s, known := seen[id]
 			// A suspect is alive until it had its chance to refute.
 			alive := known && (s.Status == p2p.MemberAlive || s.Status == p2p.MemberSuspect)

@@ -180,8 +180,16 @@ func (f *fakeDialHost) set(p peer.ID, up, connected bool) {
 }
 
 func runDialer(t *testing.T, wanted []peer.AddrInfo, test func(f *fakeDialHost, d *dialer)) {
+	runDialerConnectedTo(t, nil, wanted, test)
+}
+
+// runDialerConnectedTo starts with peers that are there before the dialer looks.
+func runDialerConnectedTo(t *testing.T, connected []peer.ID, wanted []peer.AddrInfo, test func(f *fakeDialHost, d *dialer)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeDialHost{up: map[peer.ID]bool{}, conns: map[peer.ID]bool{}}
+		for _, p := range connected {
+			f.set(p, true, true)
+		}
 		d := newDialer(f, slog.New(slog.DiscardHandler))
 		d.wanted = func() []peer.AddrInfo { return wanted }
 		ctx, cancel := context.WithCancel(t.Context())
@@ -209,10 +217,7 @@ func TestWantedPeersAreDialledForEver(t *testing.T) {
 }
 
 func TestLostPeerIsDialledAtOnceAndThenWithPatience(t *testing.T) {
-	runDialer(t, []peer.AddrInfo{{ID: "a", Addrs: somewhere}, {ID: "z", Addrs: somewhere}}, func(f *fakeDialHost, _ *dialer) {
-		for _, p := range []peer.ID{"a", "z"} {
-			f.set(p, true, true)
-		}
+	runDialerConnectedTo(t, []peer.ID{"a", "z"}, []peer.AddrInfo{{ID: "a", Addrs: somewhere}, {ID: "z", Addrs: somewhere}}, func(f *fakeDialHost, _ *dialer) {
 		time.Sleep(time.Hour)
 		require.Empty(t, f.dialled("a"))
 		require.Empty(t, f.dialled("z"))
