@@ -24,7 +24,8 @@ func startAlone(t *testing.T) *testAgent {
 	t.Helper()
 	a := newTestAgent(t, "box", loopback(testToken(t), "", 1))
 	a.start()
-	a.until("running", func() bool { return a.phase().Phase == PhaseRunning && len(a.why()) == 0 })
+	// It knows of itself what it has published, a moment after the phase.
+	a.until("ready", func() bool { return a.running() && a.rows()[0].Ready && len(a.why()) == 0 })
 	return a
 }
 
