@@ -116,10 +116,10 @@ func TestK3sIsRestartedWithGrowingPauses(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(m.bin, "die"), nil, 0o600))
 	require.NoError(t, d.Apply(t.Context(), worker()))
 	m.waitStarts(5)
-	for _, pause := range []string{"restart=10ms", "restart=20ms", "restart=40ms", "exit status 3"} {
+	for _, pause := range []string{"retry=10ms", "retry=20ms", "retry=40ms", "exit status 3"} {
 		m.eventually(func() bool { return strings.Contains(log.String(), pause) }, "%s in the log", pause)
 	}
-	require.NotContains(t, log.String(), "restart=80ms", "the pause is bounded")
+	require.NotContains(t, log.String(), "retry=80ms", "the pause is bounded")
 
 	require.NoError(t, os.Remove(filepath.Join(m.bin, "die")))
 	m.eventually(func() bool { return d.State().Running && d.State().Version == "v1.36.3+k3s1" }, "it to live")
