@@ -161,26 +161,24 @@ func (s *testSite) requireOneCluster() {
 	}
 }
 
-// etcdMembers asks the etcd of a master who belongs to it. Newer K3s serve HTTP
-// beside gRPC on a port of its own.
-func (s *testSite) etcdMembers(master string) ([]string, error) {
+// etcdMembers asks the etcd of a master who belongs to it: member IDs by name.
+// Newer K3s serve HTTP beside gRPC on a port of its own.
+func (s *testSite) etcdMembers(master string) (map[string]string, error) {
 	const ask = `cd /var/lib/rancher/k3s/server/tls/etcd && for port in 2379 2382; do
 curl -sf --cacert server-ca.crt --cert client.crt --key client.key -d '{}' https://127.0.0.1:$port/v3/cluster/member/list && exit; done; exit 1`
 	out, err := s.Exec(s.t.Context(), master, "/bin/sh", "-c", ask)
 	if err != nil {
 		return nil, err
 	}
-	var answer struct {
-		Members []struct {
-			Name string `json:"name"`
-		} `json:"members"`
+	var list struct {
+		Members []struct{ ID, Name string }
 	}
-	if err := json.Unmarshal([]byte(out), &answer); err != nil {
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, m := range answer.Members {
-		names = append(names, m.Name)
+	ids := map[string]string{}
+	for _, m := range list.Members {
+		ids[m.Name] = m.ID
 	}
-	return names, nil
+	return ids, nil
 }

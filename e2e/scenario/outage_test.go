@@ -257,20 +257,11 @@ func (s *testSite) oneCluster() epoch {
 	return first
 }
 
-// etcdMemberIDs is etcd's own list of its members, ID by name, from one of them.
+// etcdMemberIDs is etcdMembers where etcd has to answer.
 func (s *testSite) etcdMemberIDs(master string) map[string]string {
 	s.t.Helper()
-	// Newer K3s serve HTTP beside gRPC on a port of its own.
-	const ask = `cd /var/lib/rancher/k3s/server/tls/etcd && for port in 2379 2382; do
-curl -sf --cacert server-ca.crt --cert client.crt --key client.key -d '{}' https://127.0.0.1:$port/v3/cluster/member/list && exit; done; exit 1`
-	var list struct {
-		Members []struct{ ID, Name string }
-	}
-	require.NoError(s.t, json.Unmarshal([]byte(s.run(master, "/bin/sh", "-c", ask)), &list))
-	ids := map[string]string{}
-	for _, m := range list.Members {
-		ids[m.Name] = m.ID
-	}
+	ids, err := s.etcdMembers(master)
+	require.NoError(s.t, err)
 	return ids
 }
 
