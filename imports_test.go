@@ -20,25 +20,39 @@ const module = "github.com/muster-edge/muster"
 // mayImport says which of our own packages each package may import, its tests included (DESIGN §4). A package that is not
 // listed fails the test: whoever adds one decides here what it may know.
 var mayImport = map[string][]string{
-	".":          {},
-	"cmd/muster": {"node", "node/config", "deploy", "e2e/lab", "p2p", "roles"}, // p2p for tokens, roles for the policy's type
+	".": {},
+	// p2p for tokens, roles for the policy's type; upgrade because a disk is upgraded and reset without an agent too
+	"cmd/muster":      {"node", "node/config", "deploy", "e2e/lab", "p2p", "roles", "upgrade", "upgrade/boot", "upgrade/image"},
+	"cmd/muster-init": {"upgrade/boot"},
 
 	"p2p":        {},
 	"p2p/ledger": {"p2p"},
 	"roles":      {},
 	"vpn":        {"p2p"},
 
-	"node":        {"roles", "vpn", "upgrade", "upgrade/rollout", "p2p", "p2p/ledger", "node/config", "node/k3s"},
+	"node":        {"roles", "vpn", "upgrade", "upgrade/rollout", "p2p", "p2p/ledger", "node/config", "node/k3s", "node/vip"},
 	"node/config": {"p2p"}, // WriteFile
 	"node/k3s":    {"p2p"}, // WriteFile and Notifier
+	"node/vip":    {},
 
-	"upgrade":         {},
+	"upgrade":         {"upgrade/image", "upgrade/grub"},
+	"upgrade/image":   {},
+	"upgrade/grub":    {},
+	"upgrade/boot":    {},
 	"upgrade/rollout": {},
-	"deploy":          {"upgrade"},
+	"deploy":          {"upgrade", "upgrade/image", "upgrade/grub"},
+	"deploy/os":       {}, // scripts; its test looks at what they make
 
-	"e2e/lab":      {"p2p"}, // WriteFile
-	"e2e/scenario": {"e2e/lab"},
-	"e2e/systemd":  {"node/k3s"},
+	"e2e/lab":         {"p2p"}, // WriteFile
+	"e2e/scenario":    {"e2e/lab"},
+	"e2e/section":     {},
+	"e2e/sim":         {"roles", "p2p", "p2p/ledger", "e2e/section"},
+	"e2e/soak":        {"e2e/lab"},
+	"e2e/soak/run":    {"e2e/soak"},
+	"e2e/long":        {"e2e/lab", "e2e/section"},
+	"e2e/systemd":     {"node/k3s"},
+	"e2e/vm":          {},
+	"e2e/vm/scenario": {"e2e/vm", "upgrade", "upgrade/grub", "upgrade/image"}, // to cut an upgrade at its steps
 }
 
 // planners decide and do nothing else: no I/O, no clock, no goroutine, no randomness.

@@ -52,6 +52,8 @@ type Options struct {
 	Warnings []string
 	StateDir string
 	RunDir   string
+	// OEMDir is the partition that a reset keeps; empty where there is none.
+	OEMDir string
 	// Port is UDP and TCP; 0 takes one that is free for both.
 	Port int
 	Log  *slog.Logger
@@ -65,6 +67,11 @@ type Options struct {
 	// Listen are the addresses of the mesh's control plane, all of the machine's
 	// if empty.
 	Listen []netip.Addr
+	// Slots is what this machine was started from; nil, or without a boot from a
+	// slot, nothing is judged.
+	Slots Slots
+	// Reboot restarts the machine; nil is systemd's.
+	Reboot func(context.Context) error
 	// NoMDNS leaves the LAN alone: only bootstrap addresses lead to other nodes.
 	NoMDNS bool
 }
@@ -75,7 +82,7 @@ type Agent struct {
 	log      *slog.Logger
 	identity *p2p.Identity
 	hardware string
-	network  p2p.Network
+	tokens   *tokenKeeper
 	lock     *os.File
 	facts    *p2p.Facts
 	events   *eventLog
@@ -90,18 +97,32 @@ type Agent struct {
 	forwarders sync.WaitGroup
 
 	// host is set before any reconciler begins; the status API, which is there
-	// earlier, asks running().
-	host *p2p.Host
+	// earlier, asks running(). So is discovery.
+	host      *p2p.Host
+	discovery *p2p.Discovery
+	// image is nil where this machine was not started from a slot.
+	image *assessor
 	// dns is the names reconciler's own.
 	dns *vpn.DNS
 
+	// cluster is what a master does to the cluster that it is part of.
+	cluster cluster
+
 	mu         sync.Mutex
 	own        Facts
+	etcd       []EtcdFacts // what this master's etcd last said
+	tenure     int         // that this node's Kubernetes data is of, or wiped for
 	ledger     *ledger.Ledger
 	member     *member
+	damage     string // in a sentence, of a file that was found damaged
 	membership *p2p.Membership
 	founding   *ledger.Founding
 	mesh       *mesh
+	vip        struct { // of the ledger's index
+		index   uint64
+		address netip.Addr
+	}
+	inConflict []string // as was last reported
 }
 
 // New reads or makes the node's identity and opens its state. It touches nothing
@@ -122,7 +143,7 @@ func New(opts Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("p2p.network_token: %w", err)
 	}
-	a := &Agent{opts: opts, log: opts.Log, network: token.Network(opts.Config.P2P.NetworkID)}
+	a := &Agent{opts: opts, log: opts.Log}
 	if a.lock, err = lockRunDir(opts.RunDir); err != nil {
 		return nil, err
 	}
@@ -140,7 +161,10 @@ func New(opts Options) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.identity = identity
-	a.hardware = hardwareHash(a.network, hardware)
+	var warnings []string
+	a.tokens, warnings = openTokens(token, opts.Config.P2P.NetworkID, a.tokenFiles()...)
+	a.opts.Warnings = append(a.opts.Warnings, warnings...)
+	a.hardware = hardwareHash(a.tokens.networks(), hardware)
 	a.log = opts.Log.With(LogNode, identity.ID().String())
 	a.distro = k3s.New(k3s.Options{
 		Source:      k3s.Source{Path: opts.Config.K3s.Binary, URL: opts.Config.K3s.URL, SHA256: opts.Config.K3s.SHA256},
@@ -149,6 +173,7 @@ func New(opts Options) (_ *Agent, err error) {
 		LogDir:      "/var/log",
 		Log:         a.log,
 	})
+	a.cluster = &k3s.Cluster{}
 	if outcome == p2p.IdentityReplaced {
 		if err := a.startClean(); err != nil {
 			return nil, err
@@ -162,6 +187,7 @@ func New(opts Options) (_ *Agent, err error) {
 	}
 	a.events.add("identity", "identity "+outcome.String(), identity.ID().String())
 	a.loop = newLoop(&a.changed, a.log)
+	a.image = a.openImage()
 	return a, nil
 }
 
@@ -232,12 +258,14 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return err
 	}
 	discovery, err := p2p.StartDiscovery(p2p.DiscoveryConfig{
-		Host: a.host, Network: a.network, MDNS: !a.opts.NoMDNS, Bootstrap: a.opts.Config.P2P.Bootstrap,
+		Host: a.host, Network: a.tokens.networks().Present, MDNS: !a.opts.NoMDNS, Bootstrap: a.opts.Config.P2P.Bootstrap,
+		DHT:      dhtConfig(a.opts.Config.P2P, a.opts.Listen),
 		BookPath: a.path("addresses.json"), Members: a.others, Log: a.log,
 	})
 	if err != nil {
 		return err
 	}
+	a.discovery = discovery
 	defer func() { err = errors.Join(err, discovery.Close()) }()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -247,22 +275,39 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	var reconcilers sync.WaitGroup
 	defer reconcilers.Wait()
 	defer cancel(nil)
+	reconcilers.Go(func() { unmapProgram(ctx, a.log) })
 	a.loop.start(ctx, &reconcilers, reconciler{name: "facts", every: time.Minute, run: a.publishFacts})
+	if a.image != nil {
+		a.loop.start(ctx, &reconcilers, reconciler{name: "image", every: 5 * time.Second, run: a.image.run})
+	}
 
 	a.runStage(ctx, stageBootstrap)
 	for ctx.Err() == nil {
-		l, err := a.openLedger(ctx)
-		if err == nil && l == nil {
-			l, err = a.becomeMember(ctx)
+		err := a.takePart(ctx)
+		var damage *ledger.CorruptError
+		if errors.As(err, &damage) {
+			a.withstand(ctx, damage)
+			return nil
 		}
 		if err != nil {
 			return ignoreEnd(ctx, err)
 		}
-		if err := a.beMember(ctx, l); err != nil {
-			return ignoreEnd(ctx, err)
-		}
 	}
 	return nil
+}
+
+// takePart is this node's life in one ledger.
+func (a *Agent) takePart(ctx context.Context) error {
+	l, err := a.openLedger(ctx)
+	if err != nil {
+		return err
+	}
+	if l == nil {
+		if l, err = a.becomeMember(ctx); err != nil {
+			return err
+		}
+	}
+	return a.beMember(ctx, l)
 }
 
 // onMesh tells the mesh's own addresses, over which its control plane must not
@@ -282,13 +327,19 @@ func (a *Agent) onMesh(address netip.Addr) bool {
 	return err == nil && mesh.Contains(address)
 }
 
+// hidden are the addresses that others are not told to reach this node at.
+func (a *Agent) hidden(address netip.Addr) bool { return a.onMesh(address) || a.virtual(address) }
+
 // openHost starts the mesh's control plane.
 func (a *Agent) openHost() error {
 	host, err := p2p.NewHost(p2p.HostConfig{
-		Identity: a.identity, Network: a.network, Port: a.opts.Port, Listen: a.opts.Listen, Standing: a.standing, Hidden: a.onMesh, Log: a.log,
+		Identity: a.identity, Network: a.tokens.networks().Present, Port: a.opts.Port, Listen: a.opts.Listen, Standing: a.standing, Hidden: a.hidden, Log: a.log,
 	})
 	if err != nil {
 		return err
+	}
+	if err := host.SetNetworks(a.tokens.networks()); err != nil {
+		return errors.Join(err, host.Close())
 	}
 	a.mu.Lock()
 	a.host = host
@@ -321,10 +372,11 @@ func (a *Agent) standing(id peer.ID) p2p.Standing {
 	a.mu.Unlock()
 	if l != nil {
 		view := l.View()
-		if _, revoked := view.Get(ledger.RevokedKey(id)); revoked {
+		if ledger.IsRevoked(view, id) {
 			return p2p.StandingRevoked
 		}
-		if ledger.IsMember(view, id) {
+		// One that was removed may hear so, from the decisions that it follows.
+		if ledger.IsMember(view, id) || ledger.IsRemoved(view, id) {
 			return p2p.StandingMember
 		}
 	}
@@ -348,7 +400,7 @@ func (a *Agent) setFounding(cfg ledger.FoundingConfig) error {
 		return err
 	}
 	a.mu.Lock()
-	a.founding = f
+	a.founding, a.damage = f, ""
 	a.mu.Unlock()
 	return nil
 }
@@ -442,7 +494,7 @@ func (a *Agent) close() error {
 		all = errors.Join(all, a.dns.Close())
 	}
 	if mesh != nil {
-		all = errors.Join(all, mesh.vpn.Close())
+		all = errors.Join(all, mesh.paths.Close(), mesh.vpn.Close())
 	}
 	if a.host != nil {
 		all = errors.Join(all, a.host.Close())
@@ -454,6 +506,9 @@ func (a *Agent) close() error {
 // abandon gives back what New opened.
 func (a *Agent) abandon() error {
 	var all error
+	if a.cluster != nil {
+		a.cluster.Close()
+	}
 	if a.distro != nil {
 		all = errors.Join(all, a.distro.Close())
 	}

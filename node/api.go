@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -103,6 +104,24 @@ func (a *Agent) routes() http.Handler {
 		}
 		answer(w, ledgerRows(l.List(r.URL.Query().Get("prefix"))), nil)
 	})
+	mux.HandleFunc("POST /v1/ledger/recover", func(w http.ResponseWriter, r *http.Request) {
+		var ask RecoveryRequest
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&ask); err != nil {
+			answer(w, nil, usageError{fmt.Errorf("read recovery: %w", err)})
+			return
+		}
+		plan, err := a.recoverLedger(r.Context(), ask)
+		answer(w, plan, err)
+	})
+	mux.HandleFunc("POST /v1/site/abandon", func(w http.ResponseWriter, r *http.Request) {
+		var ask AbandonRequest
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&ask); err != nil {
+			answer(w, nil, usageError{fmt.Errorf("read what to abandon: %w", err)})
+			return
+		}
+		plan, err := a.abandonSite(ask)
+		answer(w, plan, err)
+	})
 	mux.HandleFunc("GET /v1/policy", func(w http.ResponseWriter, _ *http.Request) {
 		policy, err := a.sitePolicy()
 		answer(w, policy, err)
@@ -134,6 +153,24 @@ func (a *Agent) routes() http.Handler {
 	mux.HandleFunc("GET /v1/kubeconfig", func(w http.ResponseWriter, _ *http.Request) {
 		text, err := a.kubeconfig()
 		answer(w, string(text), err)
+	})
+	a.routeChange(mux)
+	mux.HandleFunc("GET /v1/token", func(w http.ResponseWriter, _ *http.Request) {
+		line, err := a.siteToken()
+		answer(w, line, err)
+	})
+	mux.HandleFunc("POST /v1/token", func(w http.ResponseWriter, r *http.Request) {
+		line, err := a.rotateToken(r.Context())
+		answer(w, line, err)
+	})
+	mux.HandleFunc("POST /v1/revoke", func(w http.ResponseWriter, r *http.Request) {
+		var asked Revocation
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&asked); err != nil {
+			answer(w, nil, usageError{fmt.Errorf("read what to revoke: %w", err)})
+			return
+		}
+		done, err := a.revoke(r.Context(), asked)
+		answer(w, done, err)
 	})
 	mux.Handle("GET /metrics", a.metrics())
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -245,10 +282,19 @@ func (a *Agent) listDNS() ([]DNSRow, error) {
 	return dnsRecords(l.View())
 }
 
+// dnsName is what the ledger accepts; a mistake in it is one of usage and not
+// refused by policy.
+var dnsName = regexp.MustCompile(`^(\*\.)?` + dnsLabel + `(\.` + dnsLabel + `)*$`)
+
+const dnsLabel = `[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?`
+
 func (a *Agent) setDNS(ctx context.Context, name string, addresses []string) error {
 	l, err := a.siteLedger()
 	if err != nil {
 		return err
+	}
+	if !dnsName.MatchString(strings.ToLower(name)) || len(name) > 253 {
+		return usageError{fmt.Errorf("%q is not a DNS name: labels of letters, digits and inner hyphens with dots between, at most 253 characters, the first may be *", name)}
 	}
 	var record ledger.DNS
 	for _, text := range addresses {
@@ -292,8 +338,9 @@ func (a *Agent) removeDNS(ctx context.Context, name string) error {
 	return nil
 }
 
-// kubeconfig returns the admin kubeconfig with this node's mesh address as the
-// server, so that it works from anywhere on the mesh. Only masters hold it.
+// kubeconfig returns the admin kubeconfig with the site's virtual address as the
+// server, which outlives this node, or else this node's mesh address, so that it
+// works from anywhere on the mesh. Only masters hold it.
 func (a *Agent) kubeconfig() ([]byte, error) {
 	a.mu.Lock()
 	m := a.member
@@ -312,11 +359,13 @@ func (a *Agent) kubeconfig() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	address, err := m.nodeIP(state)
-	if err != nil {
-		return nil, err
+	address := sharedAddress(state, a.opts.Config)
+	if !address.IsValid() {
+		if address, err = m.nodeIP(state); err != nil {
+			return nil, err
+		}
 	}
-	return []byte(strings.ReplaceAll(string(text), "https://127.0.0.1:", "https://"+address.String()+":")), nil
+	return []byte(strings.ReplaceAll(string(text), "https://127.0.0.1:", "https://"+net.JoinHostPort(address.String(), ""))), nil
 }
 
 func jsonValue(e ledger.Entry) any {

@@ -125,8 +125,8 @@ func TestWhatAnOperatorMayDo(t *testing.T) {
 		requireExit(t, ExitUsage, c.SetDNS(ctx, "x.example", []string{"ten"}))
 		requireExit(t, ExitUsage, c.SetDNS(ctx, "x.example", nil))
 		requireExit(t, ExitUsage, c.RemoveDNS(ctx, "x.example"))
-		require.Error(t, c.SetDNS(ctx, "not a name", []string{"10.1.0.7"}))
-		require.Error(t, c.SetDNS(ctx, "../policy", []string{"10.1.0.7"}))
+		requireExit(t, ExitUsage, c.SetDNS(ctx, "not a name", []string{"10.1.0.7"}))
+		requireExit(t, ExitUsage, c.SetDNS(ctx, "../policy", []string{"10.1.0.7"}))
 	})
 	t.Run("what is no call of ours", func(t *testing.T) {
 		for _, call := range []struct{ method, path string }{{"GET", "/"}, {"GET", "/v2/status"}, {"DELETE", "/v1/status"}, {"POST", "/v1/policy"}} {

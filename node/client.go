@@ -74,6 +74,18 @@ func (c *Client) Ledger(ctx context.Context, prefix string) (rows []LedgerRow, e
 	return rows, c.call(ctx, http.MethodGet, "/v1/ledger?prefix="+url.QueryEscape(prefix), nil, &rows)
 }
 
+// Recover plans the recovery of the site's ledger from this node, and does it if
+// it is asked to and nothing speaks against it.
+func (c *Client) Recover(ctx context.Context, r RecoveryRequest) (p RecoveryPlan, err error) {
+	return p, c.call(ctx, http.MethodPost, "/v1/ledger/recover", r, &p)
+}
+
+// Abandon shows the founding that this node is bound to and cannot leave by
+// itself, and leaves it if it is asked to.
+func (c *Client) Abandon(ctx context.Context, r AbandonRequest) (p AbandonPlan, err error) {
+	return p, c.call(ctx, http.MethodPost, "/v1/site/abandon", r, &p)
+}
+
 // Policy returns the site's policy.
 func (c *Client) Policy(ctx context.Context) (p roles.Policy, err error) {
 	return p, c.call(ctx, http.MethodGet, "/v1/policy", nil, &p)
@@ -97,6 +109,21 @@ func (c *Client) SetDNS(ctx context.Context, name string, addresses []string) er
 // RemoveDNS removes a record from the whole site.
 func (c *Client) RemoveDNS(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, "/v1/dns/"+url.PathEscape(name), nil, nil)
+}
+
+// Token returns the site's present token; only a master does.
+func (c *Client) Token(ctx context.Context) (line string, err error) {
+	return line, c.call(ctx, http.MethodGet, "/v1/token", nil, &line)
+}
+
+// RotateToken replaces the site's token and returns the new one.
+func (c *Client) RotateToken(ctx context.Context) (line string, err error) {
+	return line, c.call(ctx, http.MethodPost, "/v1/token", nil, &line)
+}
+
+// Revoke throws a node out of the site for good.
+func (c *Client) Revoke(ctx context.Context, r Revocation) (done Revoked, err error) {
+	return done, c.call(ctx, http.MethodPost, "/v1/revoke", r, &done)
 }
 
 // Kubeconfig returns the cluster's admin kubeconfig; a worker refuses.

@@ -24,6 +24,7 @@ func transaction(view ledger.View, decisions []roles.Decision) (ledger.Txn, erro
 		if err := t.add(d); err != nil {
 			return ledger.Txn{}, err
 		}
+		t.before = append(t.before, d)
 	}
 	return t.txn()
 }
@@ -33,7 +34,8 @@ func transaction(view ledger.View, decisions []roles.Decision) (ledger.Txn, erro
 type draft struct {
 	view    ledger.View
 	order   []string
-	records map[string]encoder
+	records map[string]encoder // nil: deleted
+	before  []roles.Decision   // those that were added
 }
 
 func (t *draft) add(d roles.Decision) error {
@@ -61,11 +63,11 @@ func (t *draft) add(d roles.Decision) error {
 		if err != nil {
 			return err
 		}
-		role, _, err := ledger.Read[ledger.Role](t.view, ledger.RoleKey(id))
+		role, err := t.role(id)
 		if err != nil {
 			return err
 		}
-		role.Value = ledger.Role{Role: string(d.Role), Reason: d.Reason}
+		role.Value.Role, role.Value.Reason = string(d.Role), d.Reason
 		t.set(ledger.RoleKey(id), role)
 	case roles.StartEpoch:
 		t.set(ledger.KeyEpoch, fresh(ledger.Epoch{N: d.N, Init: string(d.Init)}))
@@ -77,7 +79,7 @@ func (t *draft) add(d roles.Decision) error {
 		epoch.Value.Formed = true
 		t.set(ledger.KeyEpoch, epoch)
 	default:
-		return fmt.Errorf("decide: unknown decision %T", d)
+		return t.addReplacement(d)
 	}
 	return nil
 }
@@ -98,7 +100,14 @@ func (t *draft) set(key string, record encoder) {
 func (t *draft) txn() (ledger.Txn, error) {
 	var txn ledger.Txn
 	for _, key := range t.order {
-		value, err := t.records[key].Encode()
+		record := t.records[key]
+		if record == nil {
+			if t.view.IndexOf(key) > 0 {
+				txn = txn.If(key, t.view.IndexOf(key)).Del(key)
+			}
+			continue
+		}
+		value, err := record.Encode()
 		if err != nil {
 			return txn, fmt.Errorf("write %s: %w", key, err)
 		}
@@ -117,7 +126,7 @@ func (a *Agent) enrolRequest() ledger.EnrolmentRequest {
 // ledgerConfig is what this node's ledger is made of.
 func (a *Agent) ledgerConfig() ledger.Config {
 	return ledger.Config{
-		Dir: a.path("ledger"), Identity: a.identity, Host: a.host, Log: a.log, CheckPolicy: checkPolicy,
+		Dir: a.path("ledger"), Identity: a.identity, Host: a.host, Log: a.log, CheckPolicy: checkPolicy, Admit: a.admit,
 	}
 }
 

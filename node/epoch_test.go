@@ -25,11 +25,15 @@ func (w *wipeCounter) Wipe(context.Context) (string, error) {
 	return "/kept", w.err
 }
 
-func inEpoch(n int) roles.State { return roles.State{Epoch: &roles.Epoch{N: n}} }
+func inEpoch(n int) roles.State {
+	return roles.State{Epoch: &roles.Epoch{N: n}, Roles: map[roles.NodeID]roles.Role{"n1": roles.Worker}}
+}
 
 func TestDataOfASupersededEpochIsWipedOnce(t *testing.T) {
 	path, distro := filepath.Join(t.TempDir(), epochFile), &wipeCounter{}
-	leave := func(s roles.State) (string, string, error) { return leaveSuperseded(t.Context(), path, s, distro) }
+	leave := func(s roles.State) (string, string, error) {
+		return leaveSuperseded(t.Context(), path, s, 0, nil, "n1", distro)
+	}
 
 	for _, s := range []roles.State{{}, inEpoch(1), inEpoch(3)} {
 		_, _, err := leave(s)
@@ -37,7 +41,7 @@ func TestDataOfASupersededEpochIsWipedOnce(t *testing.T) {
 	}
 	require.Zero(t, distro.wiped, "there was nothing to wipe")
 
-	require.NoError(t, noteEpoch(path, 2))
+	require.NoError(t, keepNote(path, epochNote{Epoch: 2}))
 	for _, s := range []roles.State{{}, inEpoch(1), inEpoch(2)} {
 		_, _, err := leave(s)
 		require.NoError(t, err)
@@ -56,12 +60,12 @@ func TestDataOfASupersededEpochIsWipedOnce(t *testing.T) {
 
 func TestAnInterruptedWipeIsDoneAgain(t *testing.T) {
 	path, distro := filepath.Join(t.TempDir(), epochFile), &wipeCounter{err: errors.New("power cut")}
-	require.NoError(t, noteEpoch(path, 1))
-	_, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), distro)
+	require.NoError(t, keepNote(path, epochNote{Epoch: 1}))
+	_, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), 0, nil, "n1", distro)
 	require.ErrorIs(t, err, distro.err)
 
 	distro.err = nil
-	why, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), distro)
+	why, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), 0, nil, "n1", distro)
 	require.NoError(t, err)
 	require.NotEmpty(t, why)
 	require.Equal(t, 2, distro.wiped)
@@ -70,7 +74,7 @@ func TestAnInterruptedWipeIsDoneAgain(t *testing.T) {
 func TestADamagedEpochNoteIsNotTakenForNone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), epochFile)
 	require.NoError(t, os.WriteFile(path, []byte("{"), 0o600))
-	_, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), &wipeCounter{})
+	_, _, err := leaveSuperseded(t.Context(), path, inEpoch(2), 0, nil, "n1", &wipeCounter{})
 	require.Error(t, err)
-	require.Error(t, noteEpoch(path, 2))
+	require.Error(t, keepNote(path, epochNote{Epoch: 2}))
 }

@@ -8,38 +8,68 @@ import (
 	"time"
 
 	"github.com/muster-edge/muster/node/k3s"
+	"github.com/muster-edge/muster/node/vip"
 	"github.com/muster-edge/muster/p2p/ledger"
 	"github.com/muster-edge/muster/roles"
 )
 
 // kubernetes keeps K3s running in the role that the site decided.
 func (m *member) kubernetes(ctx context.Context) ([]string, error) {
+	asked := false
+	waiting, err := m.runKubernetes(ctx, &asked)
+	m.attempted(asked, waiting, err)
+	return waiting, err
+}
+
+// runKubernetes sets asked once K3s is to be started.
+func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, error) {
 	a := m.agent
 	view, state, err := m.view()
 	if err != nil {
 		return nil, err
 	}
+	if ledger.IsRevoked(view, a.identity.ID()) {
+		if a.distro.State().Running {
+			return nil, a.distro.Stop(ctx) // nobody plans with what runs here
+		}
+		return nil, nil
+	}
 	role := state.Roles[m.self()]
+	if m.removed() {
+		return []string{removedSentence}, m.wipeSuperseded(ctx, view, state)
+	}
 	if !state.Policy.Kubernetes || role == roles.None || !m.connected(state.Addresses[m.self()]) {
 		return nil, nil // others explain
+	}
+	if wait := m.yields(); wait != "" {
+		return []string{wait}, nil
 	}
 	if wait := m.askFirst(state); wait != "" {
 		return []string{wait}, nil
 	}
-	if err := m.wipeSuperseded(ctx, state); err != nil {
+	if err := m.wipeSuperseded(ctx, view, state); err != nil {
+		return nil, err
+	}
+	if err := m.noteTenure(state); err != nil {
 		return nil, err
 	}
 	if ok, why := roles.MayStart(state, m.self()); !ok {
-		return []string{aboutThisNode(why)}, nil
+		return []string{aboutThisNode(why)}, m.stopIfReplaced(ctx, state)
 	}
 	spec, why, err := m.spec(view, state)
 	if err != nil || why != "" {
 		return nonEmpty(why), err
 	}
-	if err := noteEpoch(a.path(epochFile), state.Epoch.N); err != nil {
+	if err := m.enterGeneration(ctx, view, state, spec); err != nil {
 		return nil, err
 	}
-	if err := a.startKubernetes(ctx, role, func() error { return a.distro.Apply(ctx, spec) }); err != nil {
+	server := role.IsMaster()
+	if err := keepNote(a.path(epochFile), epochNote{
+		Epoch: state.Epoch.N, Tenure: state.Tenures[m.self()].N, Generation: m.ledger.Site().Generation, Server: &server,
+	}); err != nil {
+		return nil, err
+	}
+	if err := a.startKubernetes(ctx, role, func() error { *asked = true; return a.distro.Apply(ctx, spec) }); err != nil {
 		return nil, err
 	}
 	now := a.distro.State()
@@ -51,15 +81,51 @@ func (m *member) kubernetes(ctx context.Context) ([]string, error) {
 
 // wipeSuperseded takes this node out of a cluster that the site has given up, and
 // reports what became of the volumes.
-func (m *member) wipeSuperseded(ctx context.Context, state roles.State) error {
+func (m *member) wipeSuperseded(ctx context.Context, view ledger.View, state roles.State) error {
 	a := m.agent
-	why, kept, err := leaveSuperseded(ctx, a.path(epochFile), state, a.distro)
+	why, kept, err := leaveSuperseded(ctx, a.path(epochFile), state, m.ledger.Site().Generation, ledger.Recoveries(view), m.self(), a.distro)
 	if err != nil || why == "" {
 		return err
 	}
 	a.log.Warn("Kubernetes data wiped", LogReason, why, "volumes", kept)
 	a.events.add("kubernetes", "data wiped", why)
 	return nil
+}
+
+// enterGeneration does, once, what a recovery asks of the K3s that is kept. The
+// server becomes the only member of its etcd, as the votes of the masters that were
+// given up are missing there as they are in Raft: K3s does it (--cluster-reset), and
+// not while it runs. An agent starts again, so that it reads everything anew; pods
+// run on.
+func (m *member) enterGeneration(ctx context.Context, view ledger.View, state roles.State, spec k3s.Spec) error {
+	a := m.agent
+	note, err := readNote(a.path(epochFile))
+	if err != nil {
+		return err
+	}
+	judged, _ := fateOf(note, ledger.Recoveries(view), string(m.self()))
+	switch {
+	case !embeddedEtcd(state) || spec.CAHash == "":
+	case judged == fateReset:
+		spec.Join = ""
+		if err := a.distro.ResetCluster(ctx, spec); err != nil {
+			return err
+		}
+		a.log.Warn("this node's etcd goes on alone", LogReason, "the site was recovered, and the other masters were given up")
+		a.events.add("kubernetes", "etcd reset to this node alone", "the site was recovered")
+	case judged == fateRestart:
+		if err := a.distro.Stop(ctx); err != nil {
+			return err
+		}
+		a.events.add("kubernetes", "K3s started again", "the site was recovered, and its datastore may lack what this node has seen")
+	}
+	return nil
+}
+
+// embeddedEtcd tells whether the masters keep Kubernetes's data among
+// themselves.
+func embeddedEtcd(state roles.State) bool {
+	return state.Policy.Kubernetes && state.Policy.HA && state.Policy.ExternalDB == ""
 }
 
 // askFirst lets a node that came back hear whether it is still what it was,
@@ -108,6 +174,12 @@ func (m *member) spec(view ledger.View, state roles.State) (k3s.Spec, string, er
 		running: a.distro.State().Running, knownCA: k3s.KnownCAHash(),
 		masters: m.masterList(state), coordinator: m.coordinatorName(),
 	}
+	if v := a.opts.Config.KubeVIP; v.Enable {
+		s.vipInterface = v.Interface
+		if link, err := vip.Link(v.Interface, v.EIP); err == nil {
+			s.vipInterface = link
+		}
+	}
 	var err error
 	if s.nodeIP, err = m.nodeIP(state); err != nil {
 		return k3s.Spec{}, "", err
@@ -138,7 +210,7 @@ func (m *member) nodeIP(state roles.State) (netip.Addr, error) {
 	if onMesh(m.agent.opts.Config) {
 		return state.Addresses[m.self()], nil
 	}
-	return underlayAddress()
+	return m.agent.underlayAddress()
 }
 
 func (m *member) masterList(state roles.State) string {
@@ -152,10 +224,13 @@ func (m *member) masterList(state roles.State) string {
 // announce tells the site what came to be here: the CA of the cluster that this
 // node initialised, and the admin kubeconfig, sealed to the masters.
 func (m *member) announce(ctx context.Context, view ledger.View, state roles.State, now k3s.State) error {
-	if state.Epoch.Init != m.self() || now.CAHash == "" || !now.Serving {
+	init := state.Epoch.Init == m.self()
+	switch {
+	case now.CAHash == "" || !now.Serving || !state.Roles[m.self()].IsMaster():
 		return nil
-	}
-	if state.Epoch.CAHash == "" {
+	case state.Epoch.CAHash == "" && !init:
+		return nil
+	case state.Epoch.CAHash == "":
 		epoch, _, err := ledger.Read[ledger.Epoch](view, ledger.KeyEpoch)
 		if err != nil {
 			return err
@@ -173,6 +248,11 @@ func (m *member) announce(ctx context.Context, view ledger.View, state roles.Sta
 			return fmt.Errorf("commit the cluster's CA: %w", err)
 		}
 		m.agent.events.add("kubernetes", "cluster initialised", fmt.Sprintf("epoch %d, CA %.12s", state.Epoch.N, now.CAHash))
+		return nil
+	case !init && !m.ledger.IsCoordinator():
+		// The init master may be a master no more: then whoever coordinates shares.
+		return nil
+	case now.CAHash != state.Epoch.CAHash:
 		return nil
 	}
 	return m.shareKubeconfig(ctx, view, state)

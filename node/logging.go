@@ -9,6 +9,8 @@ const (
 	LogSite    = "site"
 	LogPhase   = "phase"
 	LogReason  = "reason"
+	LogImage   = "image"
 	LogError   = "error"
 	LogAddress = "address"
+	LogEpoch   = "epoch"
 )

@@ -21,7 +21,7 @@ import (
 // constants are the field names that the code spells as constants.
 var constants = map[string]string{
 	"LogNode": LogNode, "LogPeer": LogPeer, "LogSite": LogSite, "LogPhase": LogPhase, "LogReason": LogReason, "LogError": LogError,
-	"LogAddress": LogAddress,
+	"LogAddress": LogAddress, "LogImage": LogImage, "LogEpoch": LogEpoch,
 }
 
 // TestEveryLogFieldIsInTheDictionary reads the calls of every package that logs.
@@ -72,7 +72,7 @@ func logFields(path string, used map[string]string) error {
 		if !ok || !logger(selector.X) {
 			return true
 		}
-		first := map[string]int{"Debug": 1, "Info": 1, "Warn": 1, "Error": 1, "With": 0}
+		first := map[string]int{"Debug": 1, "Info": 1, "Warn": 1, "Error": 1, "With": 0, "Log": 3}
 		from, known := first[selector.Sel.Name]
 		if !known {
 			return true

@@ -32,26 +32,44 @@ type member struct {
 	// begun is when this node joined or came back, on the monotonic clock.
 	begun time.Time
 
-	mu         sync.Mutex
-	membership *p2p.Membership
-	inOffice   time.Time
-	confirmed  bool
-	waiting    []roles.Waiting
+	mu           sync.Mutex
+	membership   *p2p.Membership
+	inOffice     time.Time
+	confirmed    bool
+	waiting      []roles.Waiting
+	tried        *attempt                   // nil before the first look at K3s
+	etcdDead     map[roles.NodeID]time.Time // since when etcd on all other live masters has called it dead
+	lookedAtEtcd time.Time
+
+	vip       virtualAddress // the vip reconciler's own
+	tokenKept bool           // on disk, in this life; the reconciler token's own
+	unvouched error          // why a higher generation in sight is not believed
+
+	successions chan succession
+	over        chan struct{} // closed when no succession is taken any more
 }
 
-// beMember works in the site until ctx ends.
+// beMember works in the site until ctx ends, or until the ledger was handed to a
+// succession: then what is on the disk is to be opened anew.
 func (a *Agent) beMember(ctx context.Context, l *ledger.Ledger) (err error) {
-	m := &member{agent: a, ledger: l, begun: time.Now()}
+	m := &member{agent: a, ledger: l, begun: time.Now(), successions: make(chan succession), over: make(chan struct{})}
 	a.mu.Lock()
 	a.ledger, a.member = l, m
 	a.mu.Unlock()
 	defer func() { err = errors.Join(err, l.Close()) }()
 	a.enter(PhaseJoining, "")
+	if damage, was := l.Damage(); was {
+		a.events.add("damaged", damage.File+" is set aside and fetched again", damage.Reason)
+	}
 	if err := a.keepNetwork(); err != nil {
 		a.log.Error("a change of network_id would go unnoticed", LogError, err)
 	}
 	// A founder that was away may still ask how the founding ended.
-	if err := a.setFounding(ledger.FoundingConfig{Alive: m.alive}); err != nil {
+	var damage *ledger.CorruptError
+	switch err := a.setFounding(ledger.FoundingConfig{Alive: m.alive}); {
+	case errors.As(err, &damage): // a member takes part in no other founding
+		a.noteDamage(damage, "a founder of this site that was away cannot ask this node how the founding ended")
+	case err != nil:
 		return err
 	}
 
@@ -62,20 +80,44 @@ func (a *Agent) beMember(ctx context.Context, l *ledger.Ledger) (err error) {
 	a.forward(ctx, l.Changed)
 	for _, r := range []reconciler{
 		{name: "membership", every: time.Minute, run: m.gossip},
+		{name: "token", every: time.Minute, run: m.rotation},
+		{name: "expel", every: time.Minute, run: m.expel},
+		{name: "generation", every: 10 * time.Second, run: m.giveWay},
+		{name: "conflict", every: time.Minute, run: a.watchConflicts},
 		{name: "enrolment", every: 10 * time.Second, run: m.enrolment},
 		{name: "coordinator", every: 5 * time.Second, run: m.coordinate},
+		{name: "office", every: 5 * time.Second, run: m.leaveOffice},
 		{name: "feature", every: time.Minute, run: m.feature},
 		{name: "secrets", every: time.Minute, run: m.secrets},
+		{name: "seat", every: 10 * time.Second, run: m.seat},
+		{name: "etcd", every: 10 * time.Second, run: m.watchEtcd},
+		{name: "replacement", every: 3 * time.Second, run: m.replace},
 		{name: "vpn", every: time.Minute, run: m.connect},
 		{name: "paths", every: probeFirst, run: m.probe},
 		{name: "dns", every: time.Minute, run: m.names},
+		{name: "vip", every: roles.VIPRenew, run: m.keepVIP},
 		{name: "kubernetes", every: 10 * time.Second, run: m.kubernetes},
-		{name: "phase", every: time.Minute, run: m.phase},
+		{name: "phase", every: 20 * time.Second, run: m.phase},
 	} {
 		a.loop.start(ctx, &reconcilers, r)
 	}
-	<-ctx.Done()
-	return nil
+	defer close(m.over)
+	select {
+	case <-ctx.Done():
+		return nil
+	case next := <-m.successions:
+		cancel()
+		reconcilers.Wait()
+		err := l.Close()
+		if err == nil {
+			err = next.do(a.ledgerConfig())
+		}
+		if err != nil {
+			a.log.Error("the ledger stays as it was", LogError, err)
+		}
+		next.done <- err
+		return nil
+	}
 }
 
 // alive are the nodes that gossip sees.
@@ -102,19 +144,24 @@ func (m *member) founded() bool {
 }
 
 // gossip moves this node from the founding gossip to the site's, once the site
-// exists.
+// exists, and tells the ledger whom the site's has lost.
 func (m *member) gossip(ctx context.Context) ([]string, error) {
 	a := m.agent
 	if !m.founded() {
 		return m.whyNotFounded(), nil
 	}
 	site := m.ledger.Site()
-	label := fmt.Sprintf("site-%s-%d", site.ID, site.Generation)
+	label := fmt.Sprintf("site-%s-%s", site.ID, ledger.SpellGeneration(site.Generation))
 	a.host.SetGreeting(p2p.Greeting{Site: site.ID, Generation: site.Generation})
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.membership != nil {
-		return m.siteConflict(), nil
+		for _, s := range m.membership.Members() {
+			if s.Status == p2p.MemberDead {
+				m.ledger.Lost(s.ID, s.Since)
+			}
+		}
+		return nil, nil
 	}
 	membership, err := p2p.JoinMembership(p2p.MembershipConfig{
 		Host: a.host, Label: label, Access: p2p.AccessMember, Facts: a.facts, Candidates: m.members, Log: a.log,
@@ -146,22 +193,14 @@ func (m *member) whyNotFounded() []string {
 	return []string{fmt.Sprintf("waiting for the site's decisions, from one of the masters %s", m.nodeList(s.Voters))}
 }
 
-// siteConflict speaks up when nodes of another site with this token are in
-// sight. Neither site changes.
-func (m *member) siteConflict() []string {
-	own := m.ledger.Site().ID
-	for _, p := range m.agent.host.Peers() {
-		if p.Greeting.Site != "" && p.Greeting.Site != own {
-			return []string{fmt.Sprintf("SiteConflict: node %s belongs to site %s with the same token; this node stays in site %s. End one of the two sites", short(p.ID), p.Greeting.Site, own)}
-		}
-	}
-	return nil
-}
-
 // members are the other nodes of the site, from the decisions on disk.
 func (m *member) members() []peer.ID {
+	return slices.DeleteFunc(membersOf(m.ledger.View()), func(id peer.ID) bool { return id == m.agent.identity.ID() })
+}
+
+// membersOf are the nodes of a site.
+func membersOf(view ledger.View) []peer.ID {
 	var all []peer.ID
-	view := m.ledger.View()
 	for id := range ledger.ReadAll[ledger.Member](view, ledger.PrefixMember) {
 		all = append(all, id)
 	}
@@ -173,12 +212,12 @@ func (m *member) members() []peer.ID {
 			}
 		}
 	}
-	return slices.DeleteFunc(all, func(id peer.ID) bool { return id == m.agent.identity.ID() })
+	return slices.DeleteFunc(all, func(id peer.ID) bool { return ledger.IsRemoved(view, id) || ledger.IsRevoked(view, id) })
 }
 
 // enrolment keeps this node's own record in the ledger what it says of itself.
 func (m *member) enrolment(ctx context.Context) ([]string, error) {
-	if !m.founded() {
+	if !m.founded() || m.removed() {
 		return nil, nil
 	}
 	a := m.agent
@@ -301,8 +340,16 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 			h.K8sReady = f.Kubernetes.NodeReady
 			h.CAHash = f.Kubernetes.CAHash
 			h.LANs = f.LANs
+			h.Stopped, h.Volumes = f.Kubernetes.Stopped, f.Kubernetes.Volumes
 		}
 		all[node] = h
+	}
+	m.addEtcd(state, all, now)
+	for _, id := range m.ledger.Status().Voters {
+		if h, watched := all[nodeID(id)]; watched {
+			h.Votes = true
+			all[nodeID(id)] = h
+		}
 	}
 	return all
 }
@@ -325,7 +372,7 @@ func watched(state roles.State) []roles.NodeID {
 // phase derives this node's phase from what it has and what it waits for.
 func (m *member) phase(context.Context) ([]string, error) {
 	a := m.agent
-	_, state, err := m.view()
+	view, state, err := m.view()
 	if err != nil {
 		return nil, err
 	}
@@ -333,6 +380,10 @@ func (m *member) phase(context.Context) ([]string, error) {
 	address, role := state.Addresses[self], state.Roles[self]
 	var waiting []string
 	switch {
+	case m.removed():
+		a.enter(PhaseBlocked, removedSentence)
+	case ledger.IsRevoked(view, a.identity.ID()):
+		a.enter(PhaseBlocked, "this node was revoked")
 	case !m.founded() || !address.IsValid() || role == roles.None:
 		if m.founded() {
 			for _, sentence := range roles.Explain(m.explainInput(state), self) {

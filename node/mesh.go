@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -30,6 +31,7 @@ func loadWireGuardKey(path string) (wireGuardKey, error) { return vpn.LoadKey(pa
 // mesh is this node's end of the VPN, once it has an address.
 type mesh struct {
 	vpn     *vpn.VPN
+	paths   *vpn.Paths
 	address netip.Addr
 	peers   []vpn.Peer
 	probed  time.Time
@@ -51,10 +53,15 @@ func (m *member) connect(ctx context.Context) ([]string, error) {
 	if !decided {
 		return nil, nil // the planner's to explain
 	}
+	// Somebody may have been thrown out while this node was away: it hears of that
+	// first, on the mesh's control plane, which needs no VPN.
+	if wait := m.askFirst(state); wait != "" {
+		return []string{wait}, nil
+	}
 	if err := a.openMesh(); err != nil {
 		return nil, err
 	}
-	local, err := vpn.LocalPrefixes()
+	local, err := a.localPrefixes()
 	if err != nil {
 		return nil, fmt.Errorf("read own addresses: %w", err)
 	}
@@ -77,6 +84,7 @@ func (m *member) connect(ctx context.Context) ([]string, error) {
 	a.mesh.address = address
 	if !reflect.DeepEqual(a.mesh.peers, config.Peers) {
 		a.mesh.peers, a.mesh.pause, a.mesh.probed = config.Peers, probeFirst, time.Time{}
+		a.mesh.paths.Applied()
 		a.changed.Notify()
 	}
 	a.mu.Unlock()
@@ -129,7 +137,11 @@ func (m *member) vpnPeer(state roles.State, id roles.NodeID, local []netip.Prefi
 	if !ok {
 		return vpn.Peer{}, false
 	}
-	return vpn.Peer{ID: string(id), PublicKey: key, Address: address, Candidates: vpn.Prefer(facts.VPN.Candidates, local)}, true
+	candidates := vpn.Prefer(facts.VPN.Candidates, local)
+	return vpn.Peer{
+		ID: string(id), PublicKey: key, Address: address,
+		Candidates: append(candidates, facts.VPN.Observed...), Own: facts.VPN.Candidates,
+	}, true
 }
 
 // reached are the nodes that WireGuard has shaken hands with.
@@ -160,6 +172,10 @@ func (a *Agent) openMesh() error {
 	if err != nil {
 		return err
 	}
-	a.mesh = &mesh{vpn: v}
+	paths, err := a.openPaths(v)
+	if err != nil {
+		return errors.Join(err, v.Close())
+	}
+	a.mesh = &mesh{vpn: v, paths: paths}
 	return nil
 }

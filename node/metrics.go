@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/muster-edge/muster/p2p"
+	"github.com/muster-edge/muster/p2p/ledger"
 )
 
 // metrics serves Prometheus. Values are read when they are asked for, so an idle
@@ -29,8 +30,12 @@ var (
 	descMembers = prometheus.NewDesc("muster_members", "Nodes of the site by gossip status.", []string{"status"}, nil)
 	descQuorum  = prometheus.NewDesc("muster_ledger_quorum", "1 while decisions can be made.", nil, nil)
 	descIndex   = prometheus.NewDesc("muster_ledger_index", "Index of the last decision that this node has.", nil, nil)
+	descGen     = prometheus.NewDesc("muster_ledger_generation", "How often the site's ledger was recovered.", nil, nil)
+	descClash   = prometheus.NewDesc("muster_site_conflicts", "Other sites with this token in sight; `muster why` names them.", nil, nil)
 	descLeads   = prometheus.NewDesc("muster_coordinator", "1 while this node coordinates the site.", nil, nil)
 	descWaiting = prometheus.NewDesc("muster_waiting", "Things that the node waits for; `muster why` names them.", nil, nil)
+	descImage   = prometheus.NewDesc("muster_image_info", "1 for the image that the machine was started from; no value on a machine without slots.", []string{"slot", "image", "version"}, nil)
+	descVerdict = prometheus.NewDesc("muster_image_good", "1 once that image has proved good.", nil, nil)
 	descPeers   = prometheus.NewDesc("muster_peers_connected", "Peers that the control plane is connected to.", nil, nil)
 )
 
@@ -48,8 +53,15 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descPhase, 1, string(phase.Phase))
 	gauge(descSince, time.Since(phase.Since).Seconds())
 	gauge(descWaiting, float64(len(a.why())))
+	if a.image != nil {
+		var f Facts
+		a.image.tell(&f)
+		gauge(descImage, 1, f.Slot, f.Image, f.ImageVersion)
+		gauge(descVerdict, truth(f.Verdict == VerdictGood))
+	}
 	if a.running() {
 		gauge(descPeers, float64(len(a.host.Peers())))
+		gauge(descClash, float64(len(a.conflicts())))
 	}
 	a.mu.Lock()
 	l, membership := a.ledger, a.membership
@@ -66,6 +78,7 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 	if l != nil {
 		gauge(descQuorum, truth(l.Status().Quorum))
 		gauge(descIndex, float64(l.Index()))
+		gauge(descGen, float64(ledger.GenerationNumber(l.Site().Generation)))
 		gauge(descLeads, truth(l.IsCoordinator()))
 	}
 }

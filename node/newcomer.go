@@ -206,15 +206,22 @@ func (n *newcomer) sites() []ledger.Site {
 			continue
 		}
 		s := ledger.Site{ID: p.Greeting.Site, Generation: p.Greeting.Generation}
-		i := slices.IndexFunc(all, func(o ledger.Site) bool { return o.ID == s.ID })
-		switch {
-		case i < 0:
-			all = append(all, s)
-		case all[i].Generation < s.Generation:
-			all[i] = s
+		all = append(all, s)
+	}
+	return currentSites(all)
+}
+
+// currentSites leaves out repetitions and what was superseded. Two generations of
+// one number are left as two: neither counts more than the other.
+func currentSites(all []ledger.Site) []ledger.Site {
+	var current []ledger.Site
+	for i, s := range all {
+		past := slices.ContainsFunc(all, func(o ledger.Site) bool { return o.ID == s.ID && ledger.Supersedes(o.Generation, s.Generation) })
+		if !past && !slices.Contains(all[:i], s) {
+			current = append(current, s)
 		}
 	}
-	return all
+	return current
 }
 
 // site returns the one site in sight; with two this node joins neither.
@@ -248,7 +255,7 @@ func (n *newcomer) join(ctx context.Context, site ledger.Site) (_ *ledger.Ledger
 	a.enter(PhaseEnrolling, "asking site "+site.ID)
 	var all error
 	for _, p := range n.agent.host.Peers() {
-		if p.Greeting.Site != site.ID {
+		if p.Greeting.Site != site.ID || p.Greeting.Generation != site.Generation {
 			continue
 		}
 		joined, err := ledger.Enrol(ctx, n.agent.host, p.ID, n.agent.identity, n.agent.enrolRequest())
@@ -275,15 +282,15 @@ func (n *newcomer) setEnrol(reason string) {
 // explain keeps the phase true and says what a newcomer waits for.
 func (n *newcomer) explain(context.Context) ([]string, error) {
 	sites := n.sites()
+	if len(sites) < 2 {
+		n.agent.reportConflicts(nil)
+	}
 	switch {
 	case len(sites) > 1:
-		names := make([]string, len(sites))
-		for i, s := range sites {
-			names[i] = s.ID
-		}
-		why := fmt.Sprintf("SiteConflict: two sites with this token are in sight (%s), and this node joins neither; end one of them", strings.Join(names, " and "))
-		n.agent.enter(PhaseBlocked, why)
-		return []string{why}, nil
+		why := n.agent.conflicts()
+		n.agent.reportConflicts(why)
+		n.agent.enter(PhaseBlocked, strings.Join(why, " "))
+		return why, nil
 	case len(sites) == 1 && n.free():
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -293,7 +300,7 @@ func (n *newcomer) explain(context.Context) ([]string, error) {
 		return []string{n.enrol}, nil
 	}
 	why := n.agent.currentFounding().Waiting()
-	if len(why) > 0 && len(n.agent.host.Peers()) == 0 {
+	if len(why) > 0 && len(n.agent.host.Peers()) == 0 && len(n.agent.refusedBy()) == 0 {
 		why = append(why, n.agent.alone())
 	}
 	if n.agent.promised() || n.agent.founder() {

@@ -95,6 +95,16 @@ func WriteStatus(w io.Writer, s Status) error {
 		{"quorum", fmt.Sprintf("%s (%d voters)", quorum, len(s.Voters))},
 		{"version", s.Version},
 	}
+	if s.Slot != "" {
+		image := strings.Join([]string{cmp.Or(s.ImageVersion, s.Image), "in", s.Slot}, " ")
+		if s.Verdict != "" {
+			image += ", " + string(s.Verdict)
+		}
+		rows = append(rows, []string{"image", image})
+	}
+	for _, conflict := range s.Conflicts {
+		rows = append(rows, []string{"CONFLICT", conflict})
+	}
 	for _, warning := range s.Warnings {
 		rows = append(rows, []string{"warning", warning})
 	}

@@ -31,7 +31,7 @@ var rowsForTest = []Row{
 var statusForTest = Status{
 	ID: "12D3KooWA", Hostname: "n1", Site: "5a17e", Phase: PhaseRunning, Role: roles.MasterInit, Address: "10.1.0.1",
 	Coordinator: "12D3KooWA", CoordinatorHostname: "n1", Voters: []string{"12D3KooWA", "12D3KooWB", "12D3KooWC"}, Quorum: true, Members: 4, Generation: 0, Index: 42,
-	Version: "v0.1.0", VPN: "user", WaitingFor: []string{"n3: it is not Ready yet", "n4 waits too"}, Warnings: []string{"p2p.dns has no effect"},
+	Version: "v0.1.0", VPN: "user", WaitingFor: []string{"n3: it is not Ready yet", "n4 waits too"}, Conflicts: []string{}, Warnings: []string{"p2p.dns has no effect"},
 }
 
 // TestTablesForPeople shows every table as a person sees it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/muster-edge/muster/node/k3s"
 	"github.com/muster-edge/muster/roles"
 	"github.com/muster-edge/muster/vpn"
 )
@@ -36,7 +37,7 @@ func (a *Agent) publishFacts(context.Context) ([]string, error) {
 
 // observe looks at this node.
 func (a *Agent) observe() (Facts, error) {
-	prefixes, err := vpn.LocalPrefixes()
+	prefixes, err := a.localPrefixes()
 	if err != nil {
 		return Facts{}, fmt.Errorf("observe this node: %w", err)
 	}
@@ -44,6 +45,7 @@ func (a *Agent) observe() (Facts, error) {
 	if err != nil {
 		return Facts{}, fmt.Errorf("observe this node: %w", err)
 	}
+	candidates = slices.DeleteFunc(candidates, func(c netip.AddrPort) bool { return a.virtual(c.Addr()) })
 	kubernetes := a.distro.State()
 	phase := a.phase()
 	f := Facts{
@@ -57,12 +59,25 @@ func (a *Agent) observe() (Facts, error) {
 
 		FeatureLevel: FeatureLevel,
 	}
+	f.Kubernetes.Stopped, f.Kubernetes.Volumes = !kubernetes.Running, k3s.HoldsVolumes()
+	a.mu.Lock()
+	f.Kubernetes.Etcd, f.Kubernetes.Tenure = a.etcd, a.tenure
+	a.mu.Unlock()
+	a.image.tell(&f)
+	f.Ledger, f.Address = a.observeLedger()
 	if a.opts.Config.P2P.VPN.Create {
 		f.VPN.PublicKey = a.wgKey.PublicKey().String()
 	}
-	if underlay, err := underlayAddress(); err == nil {
+	a.mu.Lock()
+	if a.mesh != nil {
+		seen := a.mesh.paths.Observed()
+		f.VPN.Observed = seen[:min(len(seen), maxObserved)]
+	}
+	a.mu.Unlock()
+	if underlay, err := a.underlayAddress(); err == nil {
 		f.VPN.Underlay = underlay
 	}
+	f.VIP = a.carriesVIP()
 	for _, p := range prefixes {
 		f.LANs = append(f.LANs, p.Masked())
 	}
@@ -76,7 +91,7 @@ func (a *Agent) policy() roles.Policy {
 	return roles.Policy{
 		Auto: c.Auto.Enable, HA: c.Auto.HA.Enable, AdditionalMasters: c.Masters() - 1,
 		MinimumNodes: c.MinimumNodes, DynamicRoles: c.DynamicRoles, ReplaceAfter: c.ReplaceAfter,
-		ExternalDB: c.Auto.HA.ExternalDB.Reveal(), Kubernetes: a.opts.Config.K3s.Enabled || a.opts.Config.K3sAgent.Enabled,
+		ExternalDB: c.Auto.HA.ExternalDB.Reveal(), VIP: a.opts.Config.KubeVIP.Own(), Kubernetes: a.opts.Config.K3s.Enabled || a.opts.Config.K3sAgent.Enabled,
 	}
 }
 
@@ -101,9 +116,16 @@ func (a *Agent) factsOf(id peer.ID) (Facts, bool) {
 	return facts, true
 }
 
-// underlayAddress is this node's first address on its own links.
-func underlayAddress() (netip.Addr, error) {
+// localPrefixes are this node's addresses on its own links. A virtual address is
+// not its own: it is somebody else's next.
+func (a *Agent) localPrefixes() ([]netip.Prefix, error) {
 	prefixes, err := vpn.LocalPrefixes()
+	return slices.DeleteFunc(prefixes, func(p netip.Prefix) bool { return a.virtual(p.Addr()) }), err
+}
+
+// underlayAddress is this node's first address on its own links.
+func (a *Agent) underlayAddress() (netip.Addr, error) {
+	prefixes, err := a.localPrefixes()
 	if err != nil {
 		return netip.Addr{}, err
 	}

@@ -51,6 +51,7 @@ func (l *loop) start(ctx context.Context, group *sync.WaitGroup, r reconciler) {
 	group.Go(func() {
 		defer l.forget(r.name)
 		retry := retryFirst
+		logged := "" // the error that goes on
 		for {
 			changed := l.changed.Changed()
 			waiting, err := r.run(ctx)
@@ -60,10 +61,14 @@ func (l *loop) start(ctx context.Context, group *sync.WaitGroup, r reconciler) {
 			l.record(r.name, waiting, err)
 			pause := r.every
 			if err != nil {
-				l.log.Warn("reconcile failed", "reconciler", r.name, "error", err, "retry", retry)
+				level := slog.LevelDebug
+				if text := err.Error(); text != logged {
+					level, logged = slog.LevelWarn, text
+				}
+				l.log.Log(ctx, level, "reconcile failed", "reconciler", r.name, "error", err, "retry", retry)
 				pause, retry = min(retry, r.every), min(2*retry, retryMax)
 			} else {
-				retry = retryFirst
+				retry, logged = retryFirst, ""
 			}
 			if !sleep(ctx, settle, nil) || !sleep(ctx, pause, changed) {
 				return

@@ -1,10 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -201,5 +203,27 @@ func TestChangesOfEverySourceComeTogether(t *testing.T) {
 		}
 		cancel()
 		a.forwarders.Wait()
+	})
+}
+
+func TestAnErrorThatGoesOnIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var said bytes.Buffer
+		var changed p2p.Notifier
+		l := newLoop(&changed, slog.New(slog.NewTextHandler(&said, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		failing := []error{errors.New("one"), errors.New("one"), errors.New("two"), errors.New("two"), nil, errors.New("two")}
+		looks := 0
+		l.start(ctx, &group, reconciler{name: "r", every: time.Second, run: func(context.Context) ([]string, error) {
+			err := failing[min(looks, len(failing)-1)]
+			looks++
+			return nil, err
+		}})
+		time.Sleep(time.Minute)
+		cancel()
+		group.Wait()
+		require.Greater(t, looks, len(failing))
+		require.Equal(t, 3, strings.Count(said.String(), "reconcile failed"), said.String())
 	})
 }

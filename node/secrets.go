@@ -26,8 +26,16 @@ func (m *member) secrets(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	view, state, err := m.view()
-	if err != nil || !state.Policy.Kubernetes {
+	if err != nil {
 		return nil, err
+	}
+	if view.IndexOf(ledger.SecretKey(ledger.SecretNetworkToken)) > 0 {
+		if err := m.keepSealed(ctx, view, ledger.SecretNetworkToken, m.tokenRecipients(view, state)); err != nil {
+			return nil, err
+		}
+	}
+	if !state.Policy.Kubernetes {
+		return nil, nil
 	}
 	masters, everybody, err := recipients(state, m.ledger.Status().Voters)
 	if err != nil || len(masters) == 0 {
@@ -47,14 +55,21 @@ func recipients(state roles.State, voters []peer.ID) (masters, everybody []peer.
 	if masters, err = mastersOf(state); err != nil || len(masters) == 0 {
 		return nil, nil, err
 	}
+	removed := map[peer.ID]bool{}
 	for _, member := range state.Members {
 		id, err := peerOf(member.ID)
 		if err != nil {
 			return nil, nil, err
 		}
-		everybody = append(everybody, id)
+		if removed[id] = member.Removed; !member.Removed {
+			everybody = append(everybody, id)
+		}
 	}
 	for _, voter := range voters {
+		// One that lost its place may keep its vote for a moment.
+		if role := state.Roles[nodeID(voter)]; removed[voter] || role != roles.None && !role.IsMaster() {
+			continue
+		}
 		if !slices.Contains(masters, voter) {
 			masters = append(masters, voter)
 		}

@@ -17,13 +17,17 @@ func siteState(view ledger.View) (roles.State, error) {
 		Roles:     map[roles.NodeID]roles.Role{},
 		Addresses: map[roles.NodeID]netip.Addr{},
 		Names:     map[roles.NodeID]string{},
+		Tenures:   map[roles.NodeID]roles.Tenure{},
+		Requests:  map[roles.NodeID]roles.Request{},
 	}
 	genesis, found := ledger.ReadGenesis(view)
 	if !found {
 		return s, nil
 	}
-	for _, id := range genesis.Masters {
-		s.Masters = append(s.Masters, roles.NodeID(id))
+	for _, text := range genesis.Masters {
+		if id, err := peer.Decode(text); err != nil || !ledger.IsRevoked(view, id) {
+			s.Masters = append(s.Masters, roles.NodeID(text))
+		}
 	}
 	policy := policyRecord(view, genesis)
 	var err error
@@ -36,10 +40,14 @@ func siteState(view ledger.View) (roles.State, error) {
 	for id, r := range ledger.ReadAll[ledger.Member](view, ledger.PrefixMember) {
 		s.Members = append(s.Members, roles.Member{
 			ID: nodeID(id), Hostname: r.Value.Hostname, StaticRole: roles.Role(r.Value.StaticRole), Joined: r.Index,
+			Removed: ledger.IsRemoved(view, id),
 		})
 	}
 	for id, r := range ledger.ReadAll[ledger.Role](view, ledger.PrefixRole) {
 		s.Roles[nodeID(id)] = roles.Role(r.Value.Role)
+		if r.Value.Tenure > 0 {
+			s.Tenures[nodeID(id)] = roles.Tenure{N: r.Value.Tenure, Cleared: r.Value.Cleared}
+		}
 	}
 	for id, r := range ledger.ReadAll[ledger.Address](view, ledger.PrefixAddress) {
 		if s.Addresses[nodeID(id)], err = netip.ParseAddr(r.Value.Addr); err != nil {
@@ -48,6 +56,20 @@ func siteState(view ledger.View) (roles.State, error) {
 	}
 	for id, r := range ledger.ReadAll[ledger.Name](view, ledger.PrefixName) {
 		s.Names[nodeID(id)] = r.Value.Name
+	}
+	for id, r := range ledger.ReadAll[ledger.Request](view, ledger.PrefixRequest) {
+		s.Requests[nodeID(id)] = roles.Request(r.Value.Do)
+	}
+	open, replacing, err := ledger.Read[ledger.Replacement](view, ledger.KeyReplacement)
+	if err != nil {
+		return s, err
+	}
+	if replacing {
+		r := open.Value
+		s.Replacement = &roles.Replacement{
+			Old: roles.NodeID(r.Old), Member: r.Member, Successor: roles.NodeID(r.Successor),
+			Step: roles.Step(r.Step), Gone: r.Gone, Reason: r.Reason,
+		}
 	}
 	counter, _, err := ledger.Read[ledger.Counter](view, ledger.KeyCounter)
 	if err != nil {

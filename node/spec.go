@@ -30,6 +30,8 @@ type situation struct {
 	// node's disk belongs to.
 	running bool
 	knownCA string
+	// vipInterface is where kube-vip keeps its address, or empty to leave that to it.
+	vipInterface string
 	// masters and coordinator name nodes in sentences.
 	masters, coordinator string
 }
@@ -67,6 +69,14 @@ func (s situation) spec() (k3s.Spec, string) {
 		return spec, "waiting for the coordinator " + s.coordinator + " to seal the server token to this node"
 	}
 	spec.ServerToken = s.serverToken
+	if address := sharedAddress(s.state, s.config); address.IsValid() {
+		spec.TLSSANs = append(spec.TLSSANs, address.String())
+	}
+	if v := s.config.KubeVIP; v.Enable {
+		spec.KubeVIP = &k3s.KubeVIP{
+			Address: v.EIP, Interface: s.vipInterface, Image: v.Image, Version: v.Version, StaticPod: v.StaticPod, ManifestURL: v.ManifestURL,
+		}
+	}
 	spec.EmbeddedRegistry = s.config.K3s.EmbeddedRegistry
 	return spec, s.datastore(&spec, role)
 }

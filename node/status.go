@@ -27,6 +27,8 @@ type Row struct {
 	K3sVersion string     `json:"k3s_version"`
 	Slot       string     `json:"slot"`
 	Image      string     `json:"image"`
+	// ImageVersion is what people call the image.
+	ImageVersion string `json:"image_version"`
 	// LastSeen is when this node last had word of the other; now, while it is
 	// seen alive.
 	LastSeen time.Time `json:"last_seen"`
@@ -63,19 +65,32 @@ type Status struct {
 	Version     string     `json:"version"`
 	VPN         string     `json:"vpn"`
 	// CoordinatorHostname is for people; Coordinator is its ID.
-	CoordinatorHostname string   `json:"coordinator_hostname"`
-	Warnings            []string `json:"warnings"`
+	CoordinatorHostname string `json:"coordinator_hostname"`
+	// Slot, Image and ImageVersion are what this machine was started from, and
+	// Verdict what it thinks of it; empty where it was not from a slot.
+	Slot         string  `json:"slot"`
+	Image        string  `json:"image"`
+	ImageVersion string  `json:"image_version"`
+	Verdict      Verdict `json:"verdict"`
+
+	// Conflicts are other sites with this token in sight, a sentence each.
+	Conflicts []string `json:"conflicts"`
+	Warnings  []string `json:"warnings"`
 }
 
 // status looks at this node now.
 func (a *Agent) status() Status {
 	s := Status{
 		ID: a.identity.ID().String(), Hostname: a.hostname, Phase: a.phase().Phase, Version: Version,
-		Voters: []string{}, WaitingFor: a.why(), Warnings: append([]string{}, a.opts.Warnings...),
+		Voters: []string{}, Conflicts: []string{}, WaitingFor: a.why(), Warnings: append([]string{}, a.opts.Warnings...),
 	}
+	var own Facts
+	a.image.tell(&own)
+	s.Slot, s.Image, s.ImageVersion, s.Verdict = own.Slot, own.Image, own.ImageVersion, own.Verdict
 	if !a.running() {
 		return s
 	}
+	s.Conflicts = append(s.Conflicts, a.conflicts()...)
 	rows := a.rows()
 	s.Members = len(rows)
 	a.mu.Lock()
@@ -87,7 +102,7 @@ func (a *Agent) status() Status {
 	if l == nil {
 		return s
 	}
-	s.Site, s.Generation, s.Index = l.Site().ID, l.Site().Generation, l.Index()
+	s.Site, s.Generation, s.Index = l.Site().ID, ledger.GenerationNumber(l.Site().Generation), l.Index()
 	s.Warnings = append(s.Warnings, a.drift(l)...)
 	ls := l.Status()
 	s.Quorum = ls.Quorum
@@ -141,7 +156,7 @@ func (a *Agent) rows() []Row {
 		r := Row{
 			ID: id.String(), Hostname: cmp.Or(state.Names[nodeID], f.Hostname), Role: state.Roles[nodeID],
 			Phase: f.Phase, Ready: f.Ready, Version: f.Version, K3sVersion: f.Kubernetes.Version,
-			Slot: f.Slot, Image: f.Image, Reason: f.Reason, Path: PathSelf, LastSeen: time.Now().UTC(),
+			Slot: f.Slot, Image: f.Image, ImageVersion: f.ImageVersion, Reason: f.Reason, Path: PathSelf, LastSeen: time.Now().UTC(),
 		}
 		if address, ok := state.Addresses[nodeID]; ok {
 			r.Address = address.String()
@@ -155,6 +170,9 @@ func (a *Agent) rows() []Row {
 			// A suspect is alive until it had its chance to refute.
 			alive := known && (s.Status == p2p.MemberAlive || s.Status == p2p.MemberSuspect)
 			r.Path = pathTo(alive, connected[id], reached[id], onMesh(a.opts.Config))
+			if r.Path == PathDirect {
+				r.Path = mesh.path(r.Address)
+			}
 			if !alive {
 				r.LastSeen, r.Ready, r.Reason = s.Since.UTC(), false, "is not seen"
 			}

@@ -31,6 +31,13 @@ func (a *Agent) why() []string {
 	if err := a.phases.unwritten(); err != nil {
 		add(fmt.Sprintf("the state directory cannot be written, is the disk full? (%s)", err))
 	}
+	add(a.damaged())
+	if a.running() {
+		add(a.refusedBy()...)
+		if err := a.host.IdentityConflict(); err != nil {
+			add("IdentityConflict: " + err.Error() + "; end one of the two machines, or wipe its state directory")
+		}
+	}
 	add(a.loop.sentences()...)
 	a.mu.Lock()
 	m := a.member
@@ -109,7 +116,8 @@ type siteView struct {
 func (v siteView) why() []string {
 	var all []string
 	if s := v.status; s.Superseded > 0 {
-		all = append(all, fmt.Sprintf("the site was recovered as generation %d without this node, which is of generation %d: reset it, and it joins anew", s.Superseded, s.Site.Generation))
+		all = append(all, fmt.Sprintf("the site was recovered as generation %s, and this node is of generation %s: it gives way as soon as it has that generation's decisions",
+			ledger.SpellGeneration(s.Superseded), ledger.SpellGeneration(s.Site.Generation)))
 	}
 	if err := v.status.Problem; err != nil {
 		all = append(all, fmt.Sprintf("the copy of the decisions cannot be written, is the disk full? (%s)", err))
@@ -152,7 +160,8 @@ func (v siteView) absent() []roles.NodeID {
 	})
 }
 
-// noQuorum says who keeps the masters from deciding.
+// noQuorum says who keeps the masters from deciding, since when, and what would
+// help.
 func (v siteView) noQuorum() string {
 	var down []roles.NodeID
 	for _, id := range v.status.Voters {
@@ -167,9 +176,31 @@ func (v siteView) noQuorum() string {
 		return "the masters are electing a coordinator"
 	case up >= needed:
 		return fmt.Sprintf("the masters are electing a coordinator without %s, which cannot be seen", v.names(down))
-	default:
-		return fmt.Sprintf("nothing can be decided: %d of %d masters must be up, and %s cannot be seen; what runs goes on", needed, total, v.names(down))
 	}
+	help := "start " + v.names(down)
+	if missing := needed - (total - len(down)); missing < len(down) {
+		help = fmt.Sprintf("start %d of %s", missing, v.names(down))
+	}
+	where := "on a master that is left"
+	if len(down) == total {
+		where = "on any node"
+	}
+	never := "they never return"
+	if len(down) == 1 {
+		never = "it never returns"
+	}
+	return fmt.Sprintf("nothing can be decided: %d of %d masters must be up, and %s; what runs goes on. %s, or, if %s, run `muster ledger recover` %s",
+		needed, total, v.notSeen(down), strings.ToUpper(help[:1])+help[1:], never, where)
+}
+
+// notSeen says for how long each has not been.
+func (v siteView) notSeen(ids []roles.NodeID) string {
+	all := make([]string, len(ids))
+	for i, id := range ids {
+		all[i] = fmt.Sprintf("%s has not been seen for %s", v.name(id), v.health[id].DeadFor.Truncate(time.Second))
+	}
+	slices.Sort(all)
+	return enumerate(all)
 }
 
 // about names whom the planner's sentence is about.
@@ -231,7 +262,10 @@ func (a *Agent) alone() string {
 	if a.opts.NoMDNS {
 		where = "with mDNS off"
 	}
-	if n := len(c.Bootstrap) + len(a.network.Bootstrap()); n > 0 {
+	if !c.DisableDHT {
+		where += ", in the DHT"
+	}
+	if n := len(c.Bootstrap) + len(a.tokens.networks().Present.Bootstrap()); n > 0 {
 		where += fmt.Sprintf(" and at the bootstrap addresses (%d)", n)
 	}
 	return fmt.Sprintf("no other node with this token and network_id %q answers, %s: the same token, a LAN in common or a p2p.bootstrap address that can be reached brings nodes together", c.NetworkID, where)
@@ -248,12 +282,20 @@ func (a *Agent) drift(l *ledger.Ledger) []string {
 	return driftWarnings(a.policy(), state.Policy)
 }
 
+const driftSentence = "this node's configuration differs from the site's policy, which counts: "
+
 func driftWarnings(own, site roles.Policy) []string {
 	var all []string
 	for _, phrase := range own.Drift(site) {
-		all = append(all, fmt.Sprintf("this node's configuration differs from the site's policy, which counts: %s (`muster policy show`)", phrase))
+		all = append(all, driftSentence+phrase+" (`muster policy show`)")
 	}
 	return all
+}
+
+// Drift are the warnings about what the node's own configuration wants of the site
+// and does not get.
+func (s Status) Drift() []string {
+	return slices.DeleteFunc(slices.Clone(s.Warnings), func(w string) bool { return !strings.HasPrefix(w, driftSentence) })
 }
 
 // nameOf is how a person knows a node: its hostname, else the end of its ID.

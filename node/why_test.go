@@ -54,7 +54,13 @@ func TestWhyNamesWhatASiteLacks(t *testing.T) {
 		},
 		"a lost majority names who is missing and how many must come": {
 			siteView: siteView{self: n(1), founded: true, status: undecided, health: alive(1)},
-			want:     []string{"nothing can be decided: 2 of 3 masters must be up, and n2 and n3 cannot be seen; what runs goes on"},
+			want: []string{"nothing can be decided: 2 of 3 masters must be up, and n2 has not been seen for 12s and n3 has not been seen for 12s; what runs goes on. " +
+				"Start 1 of n2 and n3, or, if they never return, run `muster ledger recover` on a master that is left"},
+		},
+		"all masters lost leave it to any node": {
+			siteView: siteView{self: nodeID(worker), founded: true, status: ledger.Status{Voters: voters[:1], Following: voters[0]}, health: alive()},
+			want: []string{"nothing can be decided: 1 of 1 masters must be up, and n1 has not been seen for 12s; what runs goes on. " +
+				"Start n1, or, if it never returns, run `muster ledger recover` on any node"},
 		},
 		"an election with everybody there says just that": {
 			siteView: siteView{self: n(1), founded: true, status: undecided, health: alive(2, 3)},
@@ -80,11 +86,11 @@ func TestWhyNamesWhatASiteLacks(t *testing.T) {
 			}},
 			want: []string{"the copy of the decisions cannot be written, is the disk full? (no space left on device)"},
 		},
-		"a site that went on without this node says how to join it": {
+		"a site that went on without this node is said": {
 			siteView: siteView{self: n(1), founded: true, health: alive(1, 2, 3), status: ledger.Status{
-				Voter: true, Voters: voters, Quorum: true, Superseded: 2, Site: ledger.Site{Generation: 1},
+				Voter: true, Voters: voters, Quorum: true, Superseded: 2 << 32, Site: ledger.Site{Generation: 1 << 32},
 			}},
-			want: []string{"the site was recovered as generation 2 without this node, which is of generation 1: reset it, and it joins anew"},
+			want: []string{"the site was recovered as generation 2-00000000, and this node is of generation 1-00000000: it gives way as soon as it has that generation's decisions"},
 		},
 		"before the first decision the founding explains": {siteView: siteView{self: n(1), status: undecided, health: alive(1, 2, 3)}},
 	} {
@@ -153,6 +159,7 @@ func TestDriftIsAWarningForEachDifference(t *testing.T) {
 		"this node's configuration differs from the site's policy, which counts: minimum_nodes is 5 instead of 2 (`muster policy show`)",
 		"this node's configuration differs from the site's policy, which counts: k3s.enabled is false instead of true (`muster policy show`)",
 	}, warnings)
+	require.Equal(t, warnings, Status{Warnings: append([]string{"k3s.env: something else"}, warnings...)}.Drift())
 }
 
 func TestWhyIsPrintedAsSentences(t *testing.T) {

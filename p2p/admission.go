@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -19,6 +20,9 @@ const (
 	// admissionDeadline bounds a whole handshake: two and a half round trips,
 	// with room for loss on the worst of links.
 	admissionDeadline = 10 * time.Second
+
+	// refusalPatience is how long a refused peer may take to hear why.
+	refusalPatience = 2 * time.Second
 
 	// Strangers are whoever has no record, newcomers included. They share these
 	// places, so that a flood of them costs bounded memory and can neither keep
@@ -42,10 +46,12 @@ var errCrowded = errors.New("too many strangers at once")
 // identify and every other protocol, learns that they exist.
 type gate struct {
 	self       peer.ID
-	enrolment  func() (epoch uint64, key *[32]byte)
+	enrolment  func() enrolmentKeys
 	standing   func(peer.ID) Standing
 	salutation func() salutation
-	conflict   func(from netip.Addr) // somebody has our key
+	conflict   func(from netip.Addr)          // somebody has our key
+	ourselves  func(peer.ID) bool             // this node's own probe
+	refused    func(by peer.ID, reason error) // somebody who may says why it refuses us
 	deadline   time.Duration
 	log        *slog.Logger
 	strangers  doorway
@@ -57,6 +63,7 @@ type admittedConn struct {
 	transport.CapableConn
 	theirs salutation
 	told   uint64 // sequence of the greeting that we gave
+	epoch  uint64 // of the token by which a newcomer was let in
 }
 
 // As finds the admission behind a connection that the swarm hands out.
@@ -86,11 +93,14 @@ func (g *gate) handshake(ctx context.Context, conn transport.CapableConn, role a
 		g.conflict(remoteAddress(conn))
 		return nil, ErrIdentityConflict
 	}
+	if role == roleListener && g.ourselves(remote) {
+		return nil, errLeft
+	}
 	standing := g.standing(remote)
-	if standing == StandingRevoked {
+	if standing == StandingRevoked && role == roleDialer {
 		return nil, ErrRevoked
 	}
-	if standing == StandingUnknown && role == roleListener {
+	if standing != StandingMember && role == roleListener {
 		leave, ok := g.strangers.enter(conn)
 		if !ok {
 			return nil, errCrowded
@@ -112,14 +122,15 @@ func (g *gate) handshake(ctx context.Context, conn transport.CapableConn, role a
 	if err != nil {
 		return nil, err
 	}
-	epoch, key := g.enrolment()
+	keys := g.enrolment()
 	ours := g.salutation()
 	theirs, err := handshake{
 		role: role, local: g.self, remote: remote, binding: binding,
-		epoch: epoch, key: key, standing: standing, salutation: ours,
+		keys: keys, standing: standing, salutation: ours,
 	}.run(stream)
 	if err != nil {
-		_ = stream.Reset()
+		g.noteRefusal(remote, standing, role, err)
+		g.part(stream, role, err)
 		return nil, admissionEnd(ctx, err)
 	}
 	// All is said; a stream that ends badly cannot unsay it.
@@ -127,7 +138,29 @@ func (g *gate) handshake(ctx context.Context, conn transport.CapableConn, role a
 	if !stop() {
 		return nil, context.Cause(ctx)
 	}
-	return &admittedConn{CapableConn: conn, theirs: theirs, told: ours.Sequence}, nil
+	return &admittedConn{CapableConn: conn, theirs: theirs, told: ours.Sequence, epoch: keys.epoch}, nil
+}
+
+// noteRefusal keeps what a peer that can know said of this node: of its token
+// whoever proved that token, of its identity a member.
+func (g *gate) noteRefusal(remote peer.ID, standing Standing, role admissionRole, err error) {
+	if role != roleDialer || g.refused == nil {
+		return
+	}
+	if errors.Is(err, ErrTokenReplaced) || errors.Is(err, ErrRevokedThere) && standing == StandingMember {
+		g.refused(remote, err)
+	}
+}
+
+// part ends the stream of a refusal. What was said to a dialer has to reach it
+// before the connection ends: it is waited for until it hangs up, or the deadline.
+func (g *gate) part(stream network.MuxedStream, role admissionRole, err error) {
+	if role == roleListener && (errors.Is(err, ErrTokenReplaced) || errors.Is(err, ErrRevoked)) {
+		_ = stream.CloseWrite()
+		_ = stream.SetReadDeadline(time.Now().Add(refusalPatience))
+		_, _ = io.Copy(io.Discard, io.LimitReader(stream, maxAdmissionBody))
+	}
+	_ = stream.Reset()
 }
 
 func openAdmission(ctx context.Context, conn transport.CapableConn, role admissionRole) (network.MuxedStream, error) {
@@ -240,6 +273,10 @@ func refusalReason(err error) string {
 		return "identity_conflict"
 	case errors.Is(err, ErrRevoked):
 		return "revoked"
+	case errors.Is(err, ErrTokenReplaced):
+		return "token_replaced"
+	case errors.Is(err, ErrRevokedThere):
+		return "revoked_there"
 	case errors.Is(err, ErrNotProved):
 		return "not_proved"
 	case errors.Is(err, ErrNotMuster):

@@ -47,6 +47,12 @@ var (
 	// ErrNotMuster means that the peer speaks something else, or damaged.
 	ErrNotMuster = errors.New("not a Muster node of this protocol version")
 
+	// ErrTokenReplaced means that the peer proved a token which another has
+	// replaced, or that it says so of ours.
+	ErrTokenReplaced = errors.New("the token was replaced by another (`muster token rotate`)")
+	// ErrRevokedThere means that the other end says that this node is revoked.
+	ErrRevokedThere = errors.New("the other end says that this node was revoked")
+
 	// errLeft means that a dialer went before it said anything, as one does that
 	// only asks who is there (see probe).
 	errLeft = errors.New("left without a word")
@@ -55,11 +61,10 @@ var (
 // handshake is one end of admission, without the connection that carries it.
 type handshake struct {
 	role          admissionRole
-	local, remote peer.ID   // as TLS authenticated them
-	binding       []byte    // see transcript
-	epoch         uint64    // of key
-	key           *[32]byte // enrolment key; nil if this end holds none
-	standing      Standing  // of remote
+	local, remote peer.ID // as TLS authenticated them
+	binding       []byte  // see transcript
+	keys          enrolmentKeys
+	standing      Standing // of remote
 	salutation    salutation
 }
 
@@ -68,10 +73,10 @@ type handshake struct {
 // is always sent when a key is held, because the other end may know less of us
 // than we of it.
 func (h handshake) run(rw io.ReadWriter) (salutation, error) {
-	if h.standing == StandingRevoked {
+	if h.standing == StandingRevoked && h.role == roleDialer {
 		return salutation{}, ErrRevoked
 	}
-	ours := newHello(h.role, h.epoch).encode()
+	ours := newHello(h.role, h.keys.epoch).encode()
 	if h.role == roleDialer {
 		return h.dial(rw, ours)
 	}
@@ -87,7 +92,7 @@ func (h handshake) dial(rw io.ReadWriter, ours []byte) (salutation, error) {
 		return salutation{}, err
 	}
 	t := transcript{Dialer: h.local, Listener: h.remote, DialerHello: ours, ListenerHello: theirs, Binding: h.binding}
-	if err := writeFrame(rw, t.encodeProof(h.key, roleDialer)); err != nil {
+	if err := writeFrame(rw, t.encodeProof(h.keys.present, roleDialer)); err != nil {
 		return salutation{}, hungUp(err)
 	}
 	if err := h.judge(rw, t, roleListener); err != nil {
@@ -113,9 +118,9 @@ func (h handshake) listen(rw io.ReadWriter, ours []byte) (salutation, error) {
 	}
 	t := transcript{Dialer: h.remote, Listener: h.local, DialerHello: theirs, ListenerHello: ours, Binding: h.binding}
 	if err := h.judge(rw, t, roleDialer); err != nil {
-		return salutation{}, err
+		return salutation{}, h.refuse(rw, t, err)
 	}
-	if err := writeFrame(rw, t.encodeProof(h.key, roleListener), h.salutation.encode()); err != nil {
+	if err := writeFrame(rw, t.encodeProof(h.keys.present, roleListener), h.salutation.encode()); err != nil {
 		return salutation{}, hungUp(err)
 	}
 	return readSalutation(rw)
@@ -128,14 +133,42 @@ func (h handshake) judge(r io.Reader, t transcript, prover admissionRole) error 
 	if err != nil {
 		return hungUp(err)
 	}
-	proved, err := t.proves(proof, h.key, prover)
+	proved, err := t.proves(proof, h.keys.present, prover)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", ErrNotMuster, err)
+	case h.standing == StandingRevoked:
+		return ErrRevoked
 	case h.standing == StandingMember || proved:
 		return nil
 	}
+	for _, former := range h.keys.former {
+		if proved, err := t.proves(proof, &former, prover); err == nil && proved {
+			return &replacedError{key: former}
+		}
+	}
 	return ErrNotProved
+}
+
+// replacedError is ErrTokenReplaced with the key that was proved.
+type replacedError struct{ key [32]byte }
+
+func (*replacedError) Error() string { return ErrTokenReplaced.Error() }
+func (*replacedError) Unwrap() error { return ErrTokenReplaced }
+
+// refuse tells a dialer that belonged here once why it does not now; a stranger
+// is told nothing. It returns err.
+func (h handshake) refuse(w io.Writer, t transcript, err error) error {
+	var replaced *replacedError
+	switch {
+	case errors.As(err, &replaced):
+		// Proved with the key that they know: who does not know it cannot send
+		// the machines of a site away from it.
+		_ = writeFrame(w, t.encodeProof(&replaced.key, roleListener), encodeRefusal(refusedToken))
+	case errors.Is(err, ErrRevoked):
+		_ = writeFrame(w, t.encodeProof(nil, roleListener), encodeRefusal(refusedIdentity))
+	}
+	return err // whether they heard it changes nothing
 }
 
 func readHello(r io.Reader, from admissionRole) ([]byte, error) {
@@ -157,6 +190,9 @@ func readSalutation(r io.Reader) (salutation, error) {
 	raw, err := readFrame(r)
 	if err != nil {
 		return salutation{}, hungUp(err)
+	}
+	if err := decodeRefusal(raw); err != nil {
+		return salutation{}, err
 	}
 	s, err := decodeSalutation(raw)
 	if err != nil {

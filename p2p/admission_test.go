@@ -21,17 +21,18 @@ import (
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/quic-go/quic-go"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
 // ends are two handshakes that admit each other: newcomers of one network.
 func ends(t testing.TB) (dialer, listener handshake) {
-	key := testToken(t).Network("a").EnrolmentKey(0)
+	key := testToken(t).Network("a").EnrolmentKey()
 	a, b := testPeerID(t, 1), testPeerID(t, 2)
 	binding := []byte("one TLS session")
-	dialer = handshake{role: roleDialer, local: a, remote: b, binding: binding, key: &key, salutation: salutation{Greeting: Greeting{"berlin", 1}, Instance: 1, Sequence: 1}}
-	listener = handshake{role: roleListener, local: b, remote: a, binding: binding, key: &key, salutation: salutation{Greeting: Greeting{"bonn", 2}, Instance: 2, Sequence: 1}}
+	dialer = handshake{role: roleDialer, local: a, remote: b, binding: binding, keys: enrolmentKeys{present: &key}, salutation: salutation{Greeting: Greeting{"berlin", 1}, Instance: 1, Sequence: 1}}
+	listener = handshake{role: roleListener, local: b, remote: a, binding: binding, keys: enrolmentKeys{present: &key}, salutation: salutation{Greeting: Greeting{"bonn", 2}, Instance: 2, Sequence: 1}}
 	return dialer, listener
 }
 
@@ -50,22 +51,28 @@ func meet(dialer, listener handshake) (dialled, listened error) {
 }
 
 func TestAdmissionAsksMembersForNothingAndNewcomersForTheToken(t *testing.T) {
-	other := testToken(t).Network("a").EnrolmentKey(0)
+	other := testToken(t).Network("a").EnrolmentKey()
 	for name, c := range map[string]struct {
 		change            func(d, l *handshake)
 		dialled, listened error // nil: admitted
 	}{
-		"newcomers with the token":            {func(d, l *handshake) {}, nil, nil},
-		"another token at the dialer":         {func(d, l *handshake) { d.key = &other }, ErrHungUp, ErrNotProved},
-		"another token at the listener":       {func(d, l *handshake) { l.key = &other }, ErrHungUp, ErrNotProved},
-		"another epoch":                       {func(d, l *handshake) { l.epoch = 1; l.key = &other }, ErrHungUp, ErrNotProved},
-		"no key at the dialer":                {func(d, l *handshake) { d.key = nil }, ErrHungUp, ErrNotProved},
-		"members who know each other":         {func(d, l *handshake) { d.standing, l.standing = StandingMember, StandingMember }, nil, nil},
-		"members without a key":               {func(d, l *handshake) { d.standing, l.standing, d.key, l.key = StandingMember, StandingMember, nil, nil }, nil, nil},
+		"newcomers with the token":      {func(d, l *handshake) {}, nil, nil},
+		"another token at the dialer":   {func(d, l *handshake) { d.keys.present = &other }, ErrHungUp, ErrNotProved},
+		"another token at the listener": {func(d, l *handshake) { l.keys.present = &other }, ErrHungUp, ErrNotProved},
+		"another epoch":                 {func(d, l *handshake) { l.keys.epoch = 1; l.keys.present = &other }, ErrHungUp, ErrNotProved},
+		"no key at the dialer":          {func(d, l *handshake) { d.keys.present = nil }, ErrHungUp, ErrNotProved},
+		"members who know each other":   {func(d, l *handshake) { d.standing, l.standing = StandingMember, StandingMember }, nil, nil},
+		"members without a key": {func(d, l *handshake) {
+			d.standing, l.standing, d.keys.present, l.keys.present = StandingMember, StandingMember, nil, nil
+		}, nil, nil},
 		"member known to one end":             {func(d, l *handshake) { l.standing = StandingMember }, nil, nil},
-		"member without a key, known":         {func(d, l *handshake) { l.standing, d.key = StandingMember, nil }, ErrNotProved, ErrHungUp},
-		"known dialer, stranger as listener":  {func(d, l *handshake) { l.standing, l.key = StandingMember, &other }, ErrNotProved, ErrHungUp},
-		"revoked at the listener":             {func(d, l *handshake) { l.standing = StandingRevoked }, ErrHungUp, ErrRevoked},
+		"member without a key, known":         {func(d, l *handshake) { l.standing, d.keys.present = StandingMember, nil }, ErrNotProved, ErrHungUp},
+		"known dialer, stranger as listener":  {func(d, l *handshake) { l.standing, l.keys.present = StandingMember, &other }, ErrNotProved, ErrHungUp},
+		"revoked at the listener":             {func(d, l *handshake) { l.standing = StandingRevoked }, ErrNotProved, ErrRevoked},
+		"revoked at a member that it knows":   {func(d, l *handshake) { d.standing, l.standing = StandingMember, StandingRevoked }, ErrRevokedThere, ErrRevoked},
+		"the dialer's token was replaced":     {func(d, l *handshake) { l.rotated(other) }, ErrTokenReplaced, ErrTokenReplaced},
+		"the listener's token was replaced":   {func(d, l *handshake) { d.rotated(other) }, ErrHungUp, ErrNotProved},
+		"member with a token of before":       {func(d, l *handshake) { l.rotated(other); d.standing, l.standing = StandingMember, StandingMember }, nil, nil},
 		"revoked at the dialer":               {func(d, l *handshake) { d.standing = StandingRevoked }, ErrRevoked, errLeft},
 		"another TLS session (a relayed one)": {func(d, l *handshake) { l.binding = []byte("another") }, ErrHungUp, ErrNotProved},
 		"another dialer than TLS says":        {func(d, l *handshake) { d.local = d.remote }, ErrHungUp, ErrNotProved},
@@ -93,6 +100,11 @@ func TestAdmissionAsksMembersForNothingAndNewcomersForTheToken(t *testing.T) {
 			require.ErrorIs(t, listened, c.listened)
 		})
 	}
+}
+
+// rotated replaces the token of one end.
+func (h *handshake) rotated(key [32]byte) {
+	h.keys = enrolmentKeys{epoch: h.keys.epoch + 1, present: &key, former: append([][32]byte{*h.keys.present}, h.keys.former...)}
 }
 
 type readWriter struct {
@@ -154,11 +166,11 @@ func TestProofOfOneRoleIsNoneOfTheOther(t *testing.T) {
 	d, _ := ends(t)
 	tr := transcript{Dialer: d.local, Listener: d.remote, DialerHello: []byte("d"), ListenerHello: []byte("l"), Binding: d.binding}
 	for _, prover := range []admissionRole{roleDialer, roleListener} {
-		proof := tr.encodeProof(d.key, prover)
-		ok, err := tr.proves(proof, d.key, prover)
+		proof := tr.encodeProof(d.keys.present, prover)
+		ok, err := tr.proves(proof, d.keys.present, prover)
 		require.NoError(t, err)
 		require.True(t, ok)
-		ok, err = tr.proves(proof, d.key, prover.other())
+		ok, err = tr.proves(proof, d.keys.present, prover.other())
 		require.NoError(t, err)
 		require.False(t, ok)
 	}
@@ -166,15 +178,15 @@ func TestProofOfOneRoleIsNoneOfTheOther(t *testing.T) {
 
 func TestStrangerIsToldNoGreeting(t *testing.T) {
 	d, l := ends(t)
-	other := testToken(t).Network("a").EnrolmentKey(0)
+	other := testToken(t).Network("a").EnrolmentKey()
 	for _, stranger := range []admissionRole{roleDialer, roleListener} {
 		a, b := net.Pipe()
 		dialled, listened := &tape{ReadWriter: a}, &tape{ReadWriter: b}
 		dd, ll := d, l
 		if stranger == roleDialer {
-			dd.key, dd.standing = &other, StandingMember // would accept anybody
+			dd.keys.present, dd.standing = &other, StandingMember // would accept anybody
 		} else {
-			ll.key, ll.standing = &other, StandingMember
+			ll.keys.present, ll.standing = &other, StandingMember
 		}
 		done := make(chan error, 1)
 		go func() { _, err := ll.run(listened); _ = b.Close(); done <- err }()
@@ -318,19 +330,25 @@ func TestProofIsBoundToTheTLSSessionOnBothTransports(t *testing.T) {
 func TestSilentStrangersAreClosedAndKeepNobodyOut(t *testing.T) {
 	n := testToken(t).Network("a")
 	ours := newTestHost(t, n)
-	ours.gate.deadline = 2 * time.Second
+	ours.gate.deadline = 10 * time.Second // all have to be there before the first is sent away
 	member := newTestHost(t, n)
 	ours.ledger.set(member.ID(), StandingMember)
 
-	var silent []*quic.Conn
-	for range maxStrangersPerAddress {
-		silent = append(silent, dialSilently(t, ours, testIdentity(t)))
+	silent := make([]*quic.Conn, maxStrangersPerAddress)
+	var dials errgroup.Group
+	for i := range silent {
+		as := testIdentity(t)
+		dials.Go(func() (err error) {
+			silent[i], err = dialSilently(t, ours, as)
+			return err
+		})
 	}
+	require.NoError(t, dials.Wait())
 	require.Eventually(t, func() bool {
 		ours.gate.strangers.mu.Lock()
 		defer ours.gate.strangers.mu.Unlock()
 		return ours.gate.strangers.all == maxStrangersPerAddress
-	}, time.Second, time.Millisecond)
+	}, waitFor, time.Millisecond)
 	require.NoError(t, member.Connect(testContext(t), ours.info()), "a member needs no place")
 	for _, c := range silent {
 		select {
@@ -345,20 +363,25 @@ func TestSilentStrangersAreClosedAndKeepNobodyOut(t *testing.T) {
 }
 
 // dialSilently ends TLS, opens a stream, and says the half of a hello.
-func dialSilently(t *testing.T, to *testHost, as *Identity) *quic.Conn {
-	addr := to.over("quic-v1").Addrs[0]
-	_, hostPort, err := manet.DialArgs(addr)
-	require.NoError(t, err)
+func dialSilently(t *testing.T, to *testHost, as *Identity) (*quic.Conn, error) {
+	_, hostPort, err := manet.DialArgs(to.over("quic-v1").Addrs[0])
+	if err != nil {
+		return nil, err
+	}
 	identity, err := libp2ptls.NewIdentity(as.PrivateKey())
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	conf, _ := identity.ConfigForPeer("")
 	conn, err := quic.DialAddr(testContext(t), hostPort, conf, &quic.Config{KeepAlivePeriod: time.Second})
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
 	t.Cleanup(func() { _ = conn.CloseWithError(0, "") })
 	if s, err := conn.OpenStreamSync(testContext(t)); err == nil {
 		_, _ = s.Write([]byte{0}) // unless it is closed already
 	}
-	return conn
+	return conn, nil
 }
 
 func TestRefusalsAreLoggedSparingly(t *testing.T) {
@@ -419,7 +442,7 @@ func FuzzAdmission(f *testing.F) {
 	rand.Read(random)
 	f.Add(random, true)
 	f.Fuzz(func(t *testing.T, script []byte, listens bool) {
-		h := handshake{role: roleDialer, local: "a", remote: "b", key: &key}
+		h := handshake{role: roleDialer, local: "a", remote: "b", keys: enrolmentKeys{present: &key}}
 		if listens {
 			h.role = roleListener
 		}

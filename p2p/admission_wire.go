@@ -28,6 +28,8 @@ import (
 // hello: "muster admission" ‖ version (1) ‖ role (1) ‖ epoch (8) ‖ nonce (32).
 // proof: kind (1: 0 none, 1 HMAC) ‖ HMAC-SHA256 (32, zeros if none).
 // greeting: version (1) ‖ instance (8) ‖ sequence (8) ‖ generation (8) ‖ length (1) ‖ site.
+// In the place of its greeting a listener may say why there is none: 0 ‖ reason
+// (1: 1 token replaced, 2 identity revoked).
 // Bytes after those known belong to later versions; they are covered by the
 // proof and otherwise ignored.
 //
@@ -68,7 +70,7 @@ func (r admissionRole) other() admissionRole {
 type hello struct {
 	Version byte
 	Role    admissionRole
-	Epoch   uint64 // of the enrolment key that the sender holds
+	Epoch   uint64 // how often the token was replaced, as far as the sender knows
 	Nonce   [nonceSize]byte
 }
 
@@ -174,6 +176,32 @@ func decodeSalutation(b []byte) (salutation, error) {
 			Site:       string(b[greetingSize : greetingSize+int(b[greetingSize-1])]),
 		},
 	}, nil
+}
+
+// refusal is said in the place of a greeting, to a dialer that belonged to the
+// site once. Its version is none that a greeting can have.
+type refusal byte
+
+const (
+	refusedToken    refusal = 1
+	refusedIdentity refusal = 2
+)
+
+func encodeRefusal(r refusal) []byte { return []byte{0, byte(r)} }
+
+// decodeRefusal returns the error that a frame in the place of a greeting stands
+// for, or nil when it is no refusal. One that is not known says that there is one.
+func decodeRefusal(b []byte) error {
+	if len(b) < 2 || b[0] != 0 {
+		return nil
+	}
+	switch refusal(b[1]) {
+	case refusedToken:
+		return ErrTokenReplaced
+	case refusedIdentity:
+		return ErrRevokedThere
+	}
+	return ErrHungUp
 }
 
 // newerThan reports whether s replaces old. A greeting of another instance is of

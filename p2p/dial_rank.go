@@ -16,15 +16,22 @@ import (
 // on a box that has just been switched on.
 const tcpPatience = 2 * time.Second
 
-// quicFirst ranks addresses as go-libp2p does, and holds TCP back where there is
-// QUIC.
+// relayPatience is how long a peer is tried without the help of others. What a
+// relay carries is paid for three times: at both ends and in the middle.
+const relayPatience = 2 * tcpPatience
+
+// quicFirst ranks addresses as go-libp2p does, and holds TCP and relays back where
+// there is QUIC.
 func quicFirst(addrs []multiaddr.Multiaddr) []network.AddrDelay {
 	ranked := swarm.DefaultDialRanker(addrs)
 	if !slices.ContainsFunc(addrs, isQUIC) {
 		return ranked
 	}
 	for i := range ranked {
-		if !isQUIC(ranked[i].Addr) {
+		switch {
+		case isCircuit(ranked[i].Addr):
+			ranked[i].Delay += relayPatience
+		case !isQUIC(ranked[i].Addr):
 			ranked[i].Delay += tcpPatience
 		}
 	}

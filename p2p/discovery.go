@@ -25,6 +25,10 @@ type DiscoveryConfig struct {
 	Bootstrap []string // beside those in the token; see ParseBootstrap
 	BookPath  string   // address book on disk; "" keeps it in memory
 
+	// DHT is where to look across the Internet when peers are lacking; nil leaves
+	// it alone.
+	DHT *DHTConfig
+
 	// Members are dialled for as long as they are members, wherever they were
 	// last. It is asked often, from one goroutine, and must not block. Nil: none.
 	Members func() []peer.ID
@@ -42,6 +46,7 @@ type Discovery struct {
 	dialer  *dialer
 	mdns    *mdns
 	ident   event.Subscription
+	places  *reservations
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
@@ -52,7 +57,7 @@ type Discovery struct {
 // bookSaveDelay gathers changes, so that a site that starts costs one write.
 const bookSaveDelay = 2 * time.Second
 
-// StartDiscovery fails on a bootstrap address that cannot be read. mDNS that
+// StartDiscovery fails on an address of a bootstrap peer or DHT server that cannot be read. mDNS that
 // cannot start is logged: the other sources may do.
 func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 	if cfg.Log == nil {
@@ -69,6 +74,13 @@ func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 		}
 		bootstrap = append(bootstrap, addr)
 	}
+	var servers []peer.AddrInfo
+	if cfg.DHT != nil {
+		var err error
+		if servers, err = cfg.DHT.servers(); err != nil {
+			return nil, err
+		}
+	}
 	ident, err := cfg.Host.inner.EventBus().Subscribe(new(event.EvtPeerIdentificationCompleted), eventbus.BufSize(maxMembers), eventbus.Name("muster discovery"))
 	if err != nil {
 		return nil, fmt.Errorf("start discovery: %w", err)
@@ -76,7 +88,7 @@ func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &Discovery{
-		host: cfg.Host, members: cfg.Members, log: cfg.Log, ident: ident, cancel: cancel,
+		host: cfg.Host, places: newReservations(cfg.Host), members: cfg.Members, log: cfg.Log, ident: ident, cancel: cancel,
 		book:   openAddressBook(cfg.BookPath, cfg.Log),
 		dialer: newDialer(cfg.Host, cfg.Log),
 	}
@@ -93,9 +105,13 @@ func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 		if err != nil {
 			cfg.Log.Warn("mDNS is off", "error", err)
 		} else {
-			d.mdns = newMDNS(socket, cfg.Network, cfg.Host.ID(), d.dialer.sighted, cfg.Host.noteConflict, cfg.Log)
+			d.mdns = newMDNS(socket, cfg.Host.Networks(), cfg.Host.ID(), d.sighted, cfg.Host.noteConflict, cfg.Log)
 			d.wg.Go(func() { d.mdns.run(ctx) })
 		}
+	}
+	if cfg.DHT != nil {
+		meeting := newRendezvous(*cfg.DHT, servers, d)
+		d.wg.Go(func() { meeting.run(ctx) })
 	}
 	d.wg.Go(func() { d.dialer.run(ctx) })
 	d.wg.Go(func() { d.keepBook(ctx) })
@@ -105,13 +121,37 @@ func StartDiscovery(cfg DiscoveryConfig) (*Discovery, error) {
 // Learn tells discovery where a peer may be, from whatever source.
 func (d *Discovery) Learn(info peer.AddrInfo) { d.dialer.learn(info) }
 
+// SetNetworks changes the names under which nodes find each other, after a
+// rotation of the token.
+func (d *Discovery) SetNetworks(n Networks) {
+	if d.mdns != nil {
+		d.mdns.setNetworks(n)
+	}
+}
+
+// sighted dials who is on the LAN. One that knows only a token which was replaced
+// is dialled if it is a member that was away; if not, it will dial, and then it
+// is told.
+func (d *Discovery) sighted(info peer.AddrInfo, former bool) {
+	if former && d.host.standing(info.ID) != StandingMember {
+		return
+	}
+	d.dialer.sighted(info)
+}
+
 // Close ends discovery and saves the book. Connections stay.
 func (d *Discovery) Close() error {
 	d.cancel()
 	d.host.Unhandle(exchangeProtocol)
 	err := d.ident.Close()
 	d.wg.Wait()
+	d.places.wg.Wait()
 	return errors.Join(err, d.book.save())
+}
+
+// missing tells whether a member is not connected.
+func (d *Discovery) missing() bool {
+	return slices.ContainsFunc(d.members(), func(p peer.ID) bool { return p != d.host.ID() && !d.host.connected(p) })
 }
 
 // wanted lists whom the dialer must never give up, with where they were last.
@@ -147,6 +187,7 @@ func (d *Discovery) keepBook(ctx context.Context) {
 			identified := e.(event.EvtPeerIdentificationCompleted)
 			d.book.put(peer.AddrInfo{ID: identified.Peer, Addrs: d.host.addrsOf(identified.Peer)})
 			d.exchange(ctx, identified.Peer)
+			d.places.identified(ctx, identified)
 			save.Reset(bookSaveDelay)
 		case <-save.C:
 			for _, info := range d.book.all() {

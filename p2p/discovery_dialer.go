@@ -28,6 +28,15 @@ const (
 	// sightedPause is how soon a peer is dialled again because it was sighted.
 	sightedPause = 5 * time.Second
 
+	// directFirst and directMax are how often a peer that is connected through
+	// others is dialled directly.
+	directFirst = 30 * time.Second
+	directMax   = 15 * time.Minute
+
+	// Every second attempt asks some of those that are connected to relay.
+	relayEvery  = 2
+	relaysAsked = 3
+
 	maxDials      = 16              // at a time
 	maxTargets    = 4 * maxMembers  // against a flood of sightings
 	dialPatience  = dialTimeout     // for one attempt
@@ -40,6 +49,8 @@ type dialHost interface {
 	Connect(ctx context.Context, info peer.AddrInfo) error
 	Changed() <-chan struct{}
 	connected(p peer.ID) bool
+	relayed(p peer.ID) bool
+	relaysFor(p peer.ID, most int) []multiaddr.Multiaddr
 	probe(ctx context.Context, addr multiaddr.Multiaddr) (peer.AddrInfo, error)
 }
 
@@ -69,6 +80,7 @@ type dialTarget struct {
 	next     time.Time
 	dialling bool
 	wasUp    bool
+	detour   time.Duration // between dials of a peer that others relay; 0: they do not
 }
 
 func newDialer(host dialHost, log *slog.Logger) *dialer {
@@ -171,18 +183,25 @@ func (d *dialer) step(ctx context.Context, now time.Time) time.Duration {
 		}
 	}
 	for key, t := range d.targets {
+		relayed := t.id != "" && d.host.relayed(t.id)
 		switch {
 		case t.dialling:
 			continue
+		case relayed:
+			if t.detour == 0 {
+				t.detour, t.next = directFirst, now.Add(dialJitter(directFirst))
+			}
+			t.attempts, t.wasUp, t.sighted = 0, true, now
 		case t.id != "" && d.host.connected(t.id):
+			t.detour = 0
 			t.attempts, t.next, t.wasUp, t.sighted = 0, time.Time{}, true, now
 			continue
 		case !t.forever && now.Sub(t.sighted) > forgetAfter:
 			delete(d.targets, key)
 			continue
 		}
-		if t.wasUp { // just lost
-			t.wasUp = false
+		if t.wasUp && !relayed { // just lost
+			t.wasUp, t.detour = false, 0
 			if compareIDs(d.host.ID(), t.id) > 0 {
 				t.next = now.Add(dialJitter(yield))
 			}
@@ -242,6 +261,12 @@ func (d *dialer) dial(ctx context.Context, t *dialTarget, attempt dialTarget) {
 		info, err = d.host.probe(dialling, attempt.bootstrap)
 	}
 	self := err == nil && info.ID == d.host.ID()
+	if attempt.attempts%relayEvery == 1 && attempt.bootstrap == nil && attempt.detour == 0 {
+		info.Addrs = append(info.Addrs, d.host.relaysFor(info.ID, relaysAsked)...)
+	}
+	if attempt.detour > 0 {
+		dialling = direct(dialling)
+	}
 	if err == nil && !self {
 		err = d.host.Connect(dialling, info)
 	}
@@ -260,6 +285,10 @@ func (d *dialer) dial(ctx context.Context, t *dialTarget, attempt dialTarget) {
 		t.next = time.Now().Add(redialMax)
 	}
 	t.attempts++
+	if t.detour > 0 {
+		t.next = time.Now().Add(dialJitter(t.detour))
+		t.detour = min(2*t.detour, directMax)
+	}
 	d.poke()
 }
 

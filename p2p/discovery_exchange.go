@@ -57,8 +57,12 @@ func (d *Discovery) exchange(ctx context.Context, p peer.ID) {
 			if err != nil {
 				d.log.Debug("ask for peers", "peer", p.String(), "error", err)
 			}
+			through := circuitVia(p)
 			for _, info := range infos {
 				if !d.host.connected(info.ID) {
+					if !d.host.relayed(p) {
+						info.Addrs = append(info.Addrs, through)
+					}
 					d.dialer.learn(info)
 				}
 			}

@@ -2,11 +2,13 @@ package p2p
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,6 +19,10 @@ import (
 	"github.com/multiformats/go-multistream"
 	"github.com/quic-go/quic-go"
 )
+
+// seenPatience is how long a probe may take to be seen where it came to, on a busy
+// machine.
+const seenPatience = 5 * time.Second
 
 // connected reports whether a peer is.
 func (h *Host) connected(p peer.ID) bool {
@@ -45,33 +51,103 @@ func (h *Host) probe(ctx context.Context, addr multiaddr.Multiaddr) (peer.AddrIn
 
 	type answer struct {
 		id  peer.ID
+		at  multiaddr.Multiaddr
 		err error
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan answer, len(candidates))
-	key := h.inner.Peerstore().PrivKey(h.self)
+	key, mask, err := h.putOnMask()
+	if err != nil {
+		return peer.AddrInfo{}, fmt.Errorf("who is at %s: %w", addr, err)
+	}
+	defer h.takeOffMask(mask)
 	for _, c := range candidates {
 		go func() {
-			id, err := askIdentity(ctx, key, c)
-			answers <- answer{id, err}
+			id, err := askIdentity(asking, key, c, h.self)
+			answers <- answer{id, c, err}
 		}()
 	}
 	var errs []error
-	var found peer.ID
+	var found answer
 	for range candidates { // all of them, so that none outlives the probe
 		switch a := <-answers; {
+		case a.err == nil && a.id == h.self:
+			if found.id == "" || overQUIC(a.at) {
+				found = a
+			}
 		case a.err == nil:
-			found = a.id
+			found = a
 			cancel()
 		default:
 			errs = append(errs, a.err)
 		}
 	}
-	if found == "" {
+	if found.id == "" {
 		return peer.AddrInfo{}, fmt.Errorf("who is at %s: %w", addr, errors.Join(errs...))
 	}
-	return peer.AddrInfo{ID: found, Addrs: candidates}, nil
+	if found.id == h.self && overQUIC(found.at) && !h.sawMask(mask) {
+		h.noteTwin(ctx, found.at)
+	}
+	return peer.AddrInfo{ID: found.id, Addrs: candidates}, nil
+}
+
+// putOnMask makes a key for one probe. Whoever is asked learns nothing of this
+// node by it; and this node, asked by itself round some router, knows by it that
+// it did not meet another holder of its key.
+func (h *Host) putOnMask() (crypto.PrivKey, peer.ID, error) {
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	mask, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		return nil, "", err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.masks[mask] = false
+	return key, mask, nil
+}
+
+func (h *Host) takeOffMask(mask peer.ID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.masks, mask)
+}
+
+// unmask tells whether somebody who has come is this node with a mask on.
+func (h *Host) unmask(p peer.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, ours := h.masks[p]
+	if ours {
+		h.masks[p] = true
+	}
+	return ours
+}
+
+// sawMask tells whether this node was asked by itself.
+func (h *Host) sawMask(mask peer.ID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.masks[mask]
+}
+
+// noteTwin reports another node with this node's key, and lets that one know too.
+func (h *Host) noteTwin(ctx context.Context, at multiaddr.Multiaddr) {
+	if ip, err := manet.ToIP(at); err == nil {
+		from, _ := netip.AddrFromSlice(ip)
+		h.noteConflict(from.Unmap())
+	}
+	_, _ = askIdentity(ctx, h.inner.Peerstore().PrivKey(h.self), at, h.self) // what it answers is known
+}
+
+// overQUIC tells where this node can be told from another with its key: a TCP
+// connection that asks ends before admission sees it.
+func overQUIC(addr multiaddr.Multiaddr) bool {
+	_, err := addr.ValueForProtocol(multiaddr.P_QUIC_V1)
+	return err == nil
 }
 
 // resolveName replaces a name by an address of it, IPv4 first.
@@ -115,19 +191,20 @@ func dialForms(addr multiaddr.Multiaddr) []multiaddr.Multiaddr {
 	}
 }
 
-// askIdentity learns the peer ID behind an address from its TLS certificate.
-func askIdentity(ctx context.Context, key crypto.PrivKey, addr multiaddr.Multiaddr) (peer.ID, error) {
+// askIdentity learns the peer ID behind an address from its TLS certificate. If that
+// is self, it stays until it is shown the door, so that it was seen there.
+func askIdentity(ctx context.Context, key crypto.PrivKey, addr multiaddr.Multiaddr, self peer.ID) (peer.ID, error) {
 	kind, hostPort, err := manet.DialArgs(addr)
 	if err != nil {
 		return "", err
 	}
 	if strings.HasPrefix(kind, "udp") {
-		return askQUIC(ctx, key, hostPort)
+		return askQUIC(ctx, key, hostPort, self)
 	}
 	return askTCP(ctx, key, hostPort)
 }
 
-func askQUIC(ctx context.Context, key crypto.PrivKey, hostPort string) (peer.ID, error) {
+func askQUIC(ctx context.Context, key crypto.PrivKey, hostPort string, self peer.ID) (peer.ID, error) {
 	identity, err := libp2ptls.NewIdentity(key)
 	if err != nil {
 		return "", err
@@ -139,7 +216,15 @@ func askQUIC(ctx context.Context, key crypto.PrivKey, hostPort string) (peer.ID,
 	}
 	// The ID is known; how the connection ends does not matter.
 	defer func() { _ = conn.CloseWithError(0, "") }()
-	return peer.IDFromPublicKey(<-pub)
+	id, err := peer.IDFromPublicKey(<-pub)
+	if err == nil && id == self {
+		select {
+		case <-conn.Context().Done():
+		case <-ctx.Done():
+		case <-time.After(seenPatience):
+		}
+	}
+	return id, err
 }
 
 func askTCP(ctx context.Context, key crypto.PrivKey, hostPort string) (peer.ID, error) {

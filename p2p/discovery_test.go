@@ -147,6 +147,9 @@ func (f *fakeDialHost) connected(p peer.ID) bool {
 	return f.conns[p]
 }
 
+func (f *fakeDialHost) relayed(peer.ID) bool                         { return false }
+func (f *fakeDialHost) relaysFor(peer.ID, int) []multiaddr.Multiaddr { return nil }
+
 func (f *fakeDialHost) Connect(_ context.Context, info peer.AddrInfo) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -326,4 +329,29 @@ func testPeerID(t testing.TB, n int) peer.ID {
 	id, err := newIdentity("", nil, identityRecord{Seed: seed})
 	require.NoError(t, err)
 	return id.ID()
+}
+
+// The same list of bootstrap addresses for every node holds each one's own, as it is
+// or as its router shows it.
+func TestS6ANodeThatAsksItselfIsNoConflict(t *testing.T) {
+	n := testToken(t).Network("a")
+	ours := newTestHost(t, n)
+	for _, transport := range []string{"quic-v1", "tcp"} {
+		info, err := ours.probe(testContext(t), ours.over(transport).Addrs[0])
+		require.NoError(t, err)
+		require.Equal(t, ours.ID(), info.ID)
+		require.NoError(t, ours.IdentityConflict())
+	}
+	require.Empty(t, ours.masks)
+}
+
+func TestS6ABootstrapNodeWithOurKeyIsAConflict(t *testing.T) {
+	n, id := testToken(t).Network("a"), testIdentity(t)
+	same := func(c *HostConfig) { c.Identity = id }
+	ours, twin := newTestHost(t, n, same), newTestHost(t, n, same)
+	info, err := ours.probe(testContext(t), twin.over("quic-v1").Addrs[0])
+	require.NoError(t, err)
+	require.Equal(t, ours.ID(), info.ID)
+	require.ErrorIs(t, ours.IdentityConflict(), ErrIdentityConflict)
+	twin.eventually(t, "the conflict", func() bool { return twin.IdentityConflict() != nil })
 }

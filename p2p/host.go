@@ -22,8 +22,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -67,12 +69,15 @@ type Peer struct {
 	Greeting Greeting
 	Addr     multiaddr.Multiaddr // where we see it
 	Standing Standing
+	// Epoch is the enrolment epoch whose token let a newcomer in.
+	Epoch uint64
 }
 
 // Host is this node among its peers: a libp2p host that only ever has connections
 // to peers that were admitted. All methods may be called from any goroutine.
 type Host struct {
 	inner    libp2phost.Host
+	relay    *relay.Relay
 	self     peer.ID
 	gate     *gate
 	standing func(peer.ID) Standing
@@ -89,8 +94,14 @@ type Host struct {
 	peers  map[peer.ID]*peerState
 	closed bool
 
+	networks Networks
+	keys     enrolmentKeys // of networks
+	refused  map[peer.ID]Refusal
+
 	conflictAt   time.Time // last seen; see IdentityConflict
 	conflictFrom netip.Addr
+
+	masks map[peer.ID]bool // of probes under way; true: it came here
 }
 
 const (
@@ -129,16 +140,18 @@ func NewHost(cfg HostConfig) (*Host, error) {
 		doubled:  make(chan struct{}, 1),
 		ours:     salutation{Greeting: cfg.Greeting, Instance: newInstance(), Sequence: 1},
 		peers:    map[peer.ID]*peerState{},
+		masks:    map[peer.ID]bool{},
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	// Rotation of the token will bring epochs beyond the first.
-	key := cfg.Network.EnrolmentKey(0)
+	h.networks, h.keys = Networks{Present: cfg.Network}, Networks{Present: cfg.Network}.enrolmentKeys()
 	h.gate = &gate{
 		self:       h.self,
-		enrolment:  func() (uint64, *[32]byte) { return 0, &key },
+		enrolment:  h.enrolment,
+		refused:    h.noteRefused,
 		standing:   cfg.Standing,
 		salutation: h.salutation,
 		conflict:   h.noteConflict,
+		ourselves:  h.unmask,
 		deadline:   admissionDeadline,
 		log:        cfg.Log,
 	}
@@ -219,7 +232,7 @@ func (h *Host) Peers() []Peer {
 	h.mu.Lock()
 	out := make([]Peer, 0, len(h.peers))
 	for id, p := range h.peers {
-		out = append(out, Peer{ID: id, Greeting: p.theirs.Greeting, Addr: p.addr})
+		out = append(out, Peer{ID: id, Greeting: p.theirs.Greeting, Addr: p.addr, Epoch: p.epoch})
 	}
 	h.mu.Unlock()
 	for i := range out {
@@ -240,7 +253,7 @@ func (h *Host) ID() peer.ID { return h.self }
 func (h *Host) Addrs() []multiaddr.Multiaddr { return h.inner.Addrs() }
 
 // Refusals counts connections that were not admitted, by reason: "identity_conflict",
-// "revoked", "not_proved", "not_muster", "hung_up", "left", "crowded", "deadline",
+// "revoked", "token_replaced", "revoked_there", "not_proved", "not_muster", "hung_up", "left", "crowded", "deadline",
 // "cancelled", "other".
 func (h *Host) Refusals() map[string]uint64 { return h.gate.refusals.snapshot() }
 
@@ -250,7 +263,7 @@ func (h *Host) Close() error {
 	h.closed = true
 	h.mu.Unlock()
 	h.cancel()
-	err := h.inner.Close()
+	err := errors.Join(h.relay.Close(), h.inner.Close())
 	h.wg.Wait()
 	return err
 }
@@ -292,10 +305,11 @@ func (h *Host) listenOn(cfg HostConfig, port int) error {
 	if err != nil {
 		return err
 	}
+	var upgrader transport.Upgrader
 	inner, err := libp2p.New(
 		libp2p.Identity(cfg.Identity.PrivateKey()),
 		libp2p.NoListenAddrs,
-		admittingTransports(h.gate),
+		admittingTransports(h.gate, &upgrader),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Muxer(yamux.ID, newBindingMuxer()),
 		libp2p.ResourceManager(limits),
@@ -308,7 +322,7 @@ func (h *Host) listenOn(cfg HostConfig, port int) error {
 		libp2p.UserAgent(identifyVersion),
 		libp2p.ProtocolVersion(identifyVersion),
 		// What talks while nobody has anything to say, or is not ours to need.
-		// AutoNAT, relay and observed addresses come with the other networks.
+		// Libp2p's own relay knows no gate: see relaying.
 		libp2p.Ping(false),
 		libp2p.DisableRelay(),
 		libp2p.DisableIdentifyAddressDiscovery(),
@@ -322,8 +336,11 @@ func (h *Host) listenOn(cfg HostConfig, port int) error {
 		return err
 	}
 	h.inner = inner
-	if err := listenAll(inner, cfg.Listen, port); err != nil {
+	if err := h.relaying(upgrader); err != nil {
 		return errors.Join(err, inner.Close())
+	}
+	if err := listenAll(inner, cfg.Listen, port); err != nil {
+		return errors.Join(err, h.relay.Close(), inner.Close())
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 type peerState struct {
 	addr    multiaddr.Multiaddr
 	conn    string     // ID of the newest connection
+	epoch   uint64     // of the token that let it in
 	theirs  salutation // the newest that it told us
 	told    uint64     // sequence of ours that it knows
 	telling bool       // a goroutine is at it
@@ -67,7 +68,7 @@ func (h *Host) refreshLocked(p peer.ID, conns []network.Conn) (changed bool) {
 		}
 		state.told = max(state.told, admitted.told)
 	}
-	state.conn, state.addr = newest.ID(), newest.RemoteMultiaddr()
+	state.conn, state.addr, state.epoch = newest.ID(), newest.RemoteMultiaddr(), admitted.epoch
 	h.tellLocked(p, state)
 	return true
 }
@@ -136,10 +137,17 @@ func (h *Host) mergeOnce(since map[peer.ID]time.Time, now time.Time) (again bool
 	return again
 }
 
-// preferredConn is the one with the most streams, and of equals the oldest.
+// preferredConn is one that goes through nobody else, of these the one with the
+// most streams, and of equals the oldest.
 func preferredConn(conns []network.Conn) network.Conn {
 	best := conns[0]
 	for _, c := range conns[1:] {
+		if through := isCircuit(c.RemoteMultiaddr()); through != isCircuit(best.RemoteMultiaddr()) {
+			if !through {
+				best = c
+			}
+			continue
+		}
 		more, fewer := len(c.GetStreams()), len(best.GetStreams())
 		if more > fewer || more == fewer && c.Stat().Opened.Before(best.Stat().Opened) {
 			best = c

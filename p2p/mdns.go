@@ -53,23 +53,49 @@ type multicast interface {
 
 // mdns announces this node on its LANs and hears others.
 type mdns struct {
-	socket  multicast
-	codec   *mdnsCodec
-	self    peer.ID
-	sighted func(peer.AddrInfo)
+	socket multicast
+	self   peer.ID
+	// sighted is told who is there, and whether it knows only a token that was
+	// replaced.
+	sighted func(info peer.AddrInfo, former bool)
 	// conflict is told where somebody else announces our ID.
 	conflict func(from netip.Addr)
 	log      *slog.Logger
 
-	mu    sync.Mutex
-	heard map[peer.ID]time.Time // last
-	asked chan struct{}         // somebody asks
+	mu     sync.Mutex
+	codecs []*mdnsCodec          // of the present token, then of those that it replaced
+	heard  map[peer.ID]time.Time // last
+	former bool                  // somebody asked by the name of a former token
+	asked  chan struct{}         // somebody asks
+	renew  chan struct{}         // the token was replaced
 }
 
-func newMDNS(socket multicast, n Network, self peer.ID, sighted func(peer.AddrInfo), conflict func(netip.Addr), log *slog.Logger) *mdns {
+func newMDNS(socket multicast, n Networks, self peer.ID, sighted func(peer.AddrInfo, bool), conflict func(netip.Addr), log *slog.Logger) *mdns {
 	return &mdns{
-		socket: socket, codec: newMDNSCodec(n), self: self, sighted: sighted, conflict: conflict, log: log,
-		heard: map[peer.ID]time.Time{}, asked: make(chan struct{}, 1),
+		socket: socket, codecs: mdnsCodecs(n), self: self, sighted: sighted, conflict: conflict, log: log,
+		heard: map[peer.ID]time.Time{}, asked: make(chan struct{}, 1), renew: make(chan struct{}, 1),
+	}
+}
+
+func mdnsCodecs(n Networks) []*mdnsCodec {
+	codecs := []*mdnsCodec{newMDNSCodec(n.Present)}
+	for _, former := range n.Former[:min(len(n.Former), MaxFormerNetworks)] {
+		codecs = append(codecs, newMDNSCodec(former))
+	}
+	return codecs
+}
+
+// setNetworks changes the names under which this node announces itself, asks and
+// answers. Those of former tokens are answered and not announced: whoever was
+// away asks when it starts.
+func (m *mdns) setNetworks(n Networks) {
+	codecs := mdnsCodecs(n)
+	m.mu.Lock()
+	m.codecs = codecs
+	m.mu.Unlock()
+	select {
+	case m.renew <- struct{}{}:
+	default: // the announcement is due already
 	}
 }
 
@@ -104,6 +130,9 @@ func (m *mdns) speak(ctx context.Context) {
 				round = 0
 				next.Reset(rand.N(mdnsJitter))
 			}
+		case <-m.renew:
+			round = 0
+			next.Reset(rand.N(mdnsJitter))
 		case <-next.C:
 			neighbours := m.neighbours(time.Now())
 			interval := mdnsInterval(round, neighbours)
@@ -132,13 +161,26 @@ func mdnsInterval(round, neighbours int) time.Duration {
 
 // say sends an announcement from each address, and the question if asked to.
 func (m *mdns) say(ask bool) {
+	m.mu.Lock()
+	codecs := m.codecs
+	if !m.former {
+		codecs = codecs[:1]
+	}
+	m.former = false
+	m.mu.Unlock()
 	for from, port := range m.socket.Ports() {
-		packet, err := m.codec.announce(announcement{id: m.self, port: port})
-		if err == nil {
-			err = m.socket.Send(packet, from)
+		var err error
+		for _, codec := range codecs {
+			packet, encoding := codec.announce(announcement{id: m.self, port: port})
+			if err = encoding; err == nil {
+				err = m.socket.Send(packet, from)
+			}
+			if err != nil {
+				break
+			}
 		}
 		if err == nil && ask {
-			err = m.socket.Send(m.codec.query, from)
+			err = m.socket.Send(codecs[0].query, from)
 		}
 		if err != nil {
 			// A cable that is out. The next round may do better.
@@ -157,7 +199,7 @@ func (m *mdns) listen(ctx context.Context) {
 			}
 			return
 		}
-		asks, a, err := m.codec.read(packet[:n])
+		asks, a, former, err := m.read(packet[:n])
 		switch {
 		case err != nil:
 		case a.id == m.self:
@@ -165,22 +207,38 @@ func (m *mdns) listen(ctx context.Context) {
 				m.conflict(from)
 			}
 		case asks:
+			m.mu.Lock()
+			m.former = m.former || former
+			m.mu.Unlock()
 			select {
 			case m.asked <- struct{}{}:
 			default: // an answer is due already
 			}
 		default:
-			m.hear(a, from)
+			m.hear(a, from, former)
 		}
 	}
 }
 
-func (m *mdns) hear(a announcement, from netip.Addr) {
+// read reads a packet under whichever of this node's names it has.
+func (m *mdns) read(packet []byte) (asks bool, a announcement, former bool, err error) {
+	m.mu.Lock()
+	codecs := m.codecs
+	m.mu.Unlock()
+	for i, codec := range codecs {
+		if asks, a, err = codec.read(packet); err == nil {
+			return asks, a, i > 0, nil
+		}
+	}
+	return false, announcement{}, false, err
+}
+
+func (m *mdns) hear(a announcement, from netip.Addr, former bool) {
 	m.mu.Lock()
 	m.heard[a.id] = time.Now()
 	m.mu.Unlock()
 	addrs := transportAddrs(from, int(a.port))
-	m.sighted(peer.AddrInfo{ID: a.id, Addrs: []multiaddr.Multiaddr{addrs[0], addrs[1]}})
+	m.sighted(peer.AddrInfo{ID: a.id, Addrs: []multiaddr.Multiaddr{addrs[0], addrs[1]}}, former)
 }
 
 // neighbours counts who was heard of late.

@@ -97,7 +97,7 @@ func startMDNS(t *testing.T, w *wire, n Network, number int, start time.Time) *m
 
 func startMDNSAs(t *testing.T, w *wire, n Network, number, id int, start time.Time) *mdnsNode {
 	node := &mdnsNode{id: testPeerID(t, id), seen: map[peer.ID]time.Duration{}}
-	m := newMDNS(w.plug(number), n, node.id, func(info peer.AddrInfo) {
+	m := newMDNS(w.plug(number), Networks{Present: n}, node.id, func(info peer.AddrInfo, _ bool) {
 		node.mu.Lock()
 		defer node.mu.Unlock()
 		if _, ok := node.seen[info.ID]; !ok {
@@ -108,12 +108,18 @@ func startMDNSAs(t *testing.T, w *wire, n Network, number, id int, start time.Ti
 		node.mu.Lock()
 		defer node.mu.Unlock()
 		node.conflicts++
-	}, slog.New(slog.DiscardHandler))
+	}, discardLog)
+	runMDNS(t, m)
+	return node
+}
+
+var discardLog = slog.New(slog.DiscardHandler)
+
+func runMDNS(t *testing.T, m *mdns) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); m.run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
-	return node
 }
 
 func TestNodesThatStartAtOneInstantSeeEachOtherWithinASecond(t *testing.T) {

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -479,15 +480,17 @@ func TestSlowPeerHoldsUpNobody(t *testing.T) {
 		stuck := lan.plug(b)
 		read := make(chan byte, 1000)
 		release := make(chan struct{})
-		stuck.Handle("/muster/gossip/1/site", AccessAdmitted, func(s network.Stream) {
+		stuck.Handle("/muster/gossip/2/site", AccessAdmitted, func(s network.Stream) {
 			<-release
-			buf := make([]byte, 3)
+			r := bufio.NewReader(s)
+			var received packetHistory
 			for {
-				if _, err := s.Read(buf); err != nil {
+				packet, err := received.decode(r, 1)
+				if err != nil {
 					close(read)
 					return
 				}
-				read <- buf[2]
+				read <- packet[0]
 			}
 		})
 		transport := newGossipTransport(MembershipConfig{Host: lan.plug(a), Label: "site", Log: slog.New(slog.DiscardHandler)})

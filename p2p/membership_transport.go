@@ -2,12 +2,11 @@ package p2p
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -70,7 +69,7 @@ type gossipTransport struct {
 func newGossipTransport(cfg MembershipConfig) *gossipTransport {
 	t := &gossipTransport{
 		host: cfg.Host, log: cfg.Log,
-		packet:  protocol.ID("/muster/gossip/1/" + cfg.Label),
+		packet:  protocol.ID("/muster/gossip/2/" + cfg.Label),
 		compare: protocol.ID("/muster/gossip-compare/1/" + cfg.Label),
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
@@ -139,10 +138,10 @@ func (t *gossipTransport) WriteToAddress(b []byte, to memberlist.Address) (time.
 		t.queues[id] = queue
 		t.wg.Go(func() { t.sendPackets(id, queue) })
 	}
-	frame := append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
+	packet := bytes.Clone(b)
 	for {
 		select {
-		case queue <- frame:
+		case queue <- packet:
 			return time.Now(), nil
 		default:
 		}
@@ -158,11 +157,11 @@ func (t *gossipTransport) WriteToAddress(b []byte, to memberlist.Address) (time.
 const packetIdle = 5 * time.Minute
 
 func (t *gossipTransport) sendPackets(to peer.ID, queue chan []byte) {
-	var s network.Stream
+	var s *packetStream
 	var retryAt time.Time
 	defer func() {
 		if s != nil {
-			_ = s.Reset() // nobody reads what is left
+			_ = s.stream.Reset() // nobody reads what is left
 		}
 	}()
 	for {
@@ -173,12 +172,12 @@ func (t *gossipTransport) sendPackets(to peer.ID, queue chan []byte) {
 			if t.retire(to, queue) {
 				return
 			}
-		case frame := <-queue:
+		case packet := <-queue:
 			if s == nil && time.Now().Before(retryAt) {
 				continue
 			}
 			var err error
-			if s, err = t.sendPacket(s, to, frame); err != nil {
+			if s, err = t.sendPacket(s, to, packet); err != nil {
 				retryAt = time.Now().Add(packetRetry)
 				t.log.Debug("gossip packet lost", "peer", to.String(), "error", err)
 			}
@@ -196,24 +195,31 @@ func (t *gossipTransport) retire(to peer.ID, queue chan []byte) bool {
 	return true
 }
 
+// packetStream is a stream and the packets that its other end has had.
+type packetStream struct {
+	stream network.Stream
+	sent   packetHistory
+}
+
 // sendPacket returns the stream to use next time, nil after an error.
-func (t *gossipTransport) sendPacket(s network.Stream, to peer.ID, frame []byte) (network.Stream, error) {
+func (t *gossipTransport) sendPacket(s *packetStream, to peer.ID, packet []byte) (*packetStream, error) {
 	if s == nil {
 		ctx, cancel := context.WithTimeout(t.ctx, packetTimeout)
 		defer cancel()
-		var err error
-		if s, err = t.host.Open(ctx, to, t.packet); err != nil {
+		stream, err := t.host.Open(ctx, to, t.packet)
+		if err != nil {
 			return nil, err
 		}
+		s = &packetStream{stream: stream}
 	}
-	stop := context.AfterFunc(t.ctx, func() { _ = s.Reset() })
+	stop := context.AfterFunc(t.ctx, func() { _ = s.stream.Reset() })
 	defer stop()
-	err := s.SetWriteDeadline(time.Now().Add(packetTimeout))
+	err := s.stream.SetWriteDeadline(time.Now().Add(packetTimeout))
 	if err == nil {
-		_, err = s.Write(frame)
+		_, err = s.stream.Write(s.sent.encode(nil, packet))
 	}
 	if err != nil {
-		_ = s.Reset()
+		_ = s.stream.Reset()
 		return nil, err
 	}
 	return s, nil
@@ -232,22 +238,17 @@ func (t *gossipTransport) receivePackets(s network.Stream) {
 
 	from := gossipAddr{s.Conn().RemotePeer()}
 	r := bufio.NewReader(s)
-	var size [2]byte
+	var received packetHistory
 	for {
-		if _, err := io.ReadFull(r, size[:]); err != nil {
-			return
+		packet, err := received.decode(r, maxGossipPacket+512)
+		if errors.Is(err, errPacketCoding) {
+			t.log.Debug("gossip packet refused", "peer", from.id.String(), "error", err)
 		}
-		n := int(binary.BigEndian.Uint16(size[:]))
-		if n > maxGossipPacket+512 {
-			t.log.Debug("gossip packet too long", "peer", from.id.String(), "bytes", n)
-			return
-		}
-		buf := make([]byte, n)
-		if _, err := io.ReadFull(r, buf); err != nil {
+		if err != nil {
 			return
 		}
 		select {
-		case t.packets <- &memberlist.Packet{Buf: buf, From: from, Timestamp: time.Now()}:
+		case t.packets <- &memberlist.Packet{Buf: packet, From: from, Timestamp: time.Now()}:
 		case <-t.ctx.Done():
 			return
 		}

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"log/slog"
-	"strconv"
 
 	"github.com/multiformats/go-multiaddr"
 )
@@ -33,11 +32,9 @@ func (n Network) Key(label string) [32]byte {
 	return [32]byte(n.expand("key", label, 32))
 }
 
-// EnrolmentKey returns the key with which a newcomer of this epoch proves that
-// it knows the token.
-func (n Network) EnrolmentKey(epoch uint64) [32]byte {
-	return n.Key("enrolment " + strconv.FormatUint(epoch, 10))
-}
+// EnrolmentKey returns the key with which a newcomer proves that it knows the
+// token. Each epoch has a token of its own, so the label counts nothing.
+func (n Network) EnrolmentKey() [32]byte { return n.Key("enrolment 0") }
 
 // Label returns a public name for the one use that label names: 20 hexadecimal
 // characters that say nothing about the token, nor about any other label.

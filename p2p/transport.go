@@ -23,15 +23,17 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// admittingTransports are libp2p's QUIC and TCP with the gate in front of them.
-func admittingTransports(g *gate) libp2p.Option {
+// admittingTransports are libp2p's QUIC and TCP with the gate in front of them. It
+// leaves the upgrader that they share in upgrader.
+func admittingTransports(g *gate, upgrader *transport.Upgrader) libp2p.Option {
 	return libp2p.ChainOptions(
 		libp2p.Transport(func(key crypto.PrivKey, cm *quicreuse.ConnManager, psk pnet.PSK, gater connmgr.ConnectionGater, rcmgr network.ResourceManager) (*admittingTransport, error) {
 			inner, err := libp2pquic.NewTransport(key, cm, psk, gater, rcmgr)
 			return &admittingTransport{Transport: inner, gate: g}, err
 		}),
-		libp2p.Transport(func(upgrader transport.Upgrader, rcmgr network.ResourceManager) (*admittingTCP, error) {
-			inner, err := tcp.NewTCPTransport(upgrader, rcmgr, nil)
+		libp2p.Transport(func(shared transport.Upgrader, rcmgr network.ResourceManager) (*admittingTCP, error) {
+			*upgrader = shared
+			inner, err := tcp.NewTCPTransport(shared, rcmgr, nil)
 			return &admittingTCP{admittingTransport{Transport: inner, gate: g}, inner}, err
 		}),
 	)

@@ -9,8 +9,6 @@ import (
 // requirement fails changes nothing, which makes a second, a late or a stale proposal harmless. A ledger with
 // compare-and-set gets all of them at once when the transactions that carry plans compare and rewrite one common key (the
 // address counter serves): then only a plan made from the present state commits.
-//
-// The decisions of replacement (a master given up, its place given on) will stand here too.
 type Decision interface {
 	fmt.Stringer
 	isDecision()
@@ -95,7 +93,7 @@ func about(d Decision) (NodeID, string) {
 	case MarkFormed:
 		return "", fmt.Sprintf("control plane of epoch %d formed", d.N)
 	default:
-		panic(fmt.Sprintf("unknown decision %T", d))
+		return aboutReplacement(d)
 	}
 }
 
@@ -104,6 +102,15 @@ func about(d Decision) (NodeID, string) {
 func Apply(s State, d Decision) State {
 	next := s.clone()
 	next.apply(d)
+	return next
+}
+
+// ApplyAll is [Apply] for one decision after another, with one copy for all of them.
+func ApplyAll(s State, decisions ...Decision) State {
+	next := s.clone()
+	for _, d := range decisions {
+		next.apply(d)
+	}
 	return next
 }
 
@@ -134,6 +141,8 @@ func (s *State) apply(d Decision) {
 		if s.caHash() != "" && s.Epoch.N == d.N {
 			s.Epoch.FormedMasters = true
 		}
+	default:
+		s.applyReplacement(d)
 	}
 }
 

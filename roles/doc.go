@@ -23,16 +23,26 @@
 //
 //   - A Kubernetes cluster is initialised once per cluster epoch {n, init node, CA hash}. Nobody else starts before the CA
 //     hash is committed. An epoch that has one is never superseded here.
+//
 //   - Addresses come from a counter and are never given twice in the life of a site. An identity keeps its address.
+//
 //   - Names are unique among the members. An identity keeps its name; a removed member's name is free again.
+//
 //   - There are never more masters than asked, and a static role is obeyed or refused with a reason.
+//
 //   - No member stays without a role for no reason: it has one, or [Plan] says why not.
+//
 //   - No wall clocks are compared. A node counts as gone after it was seen dead for long enough by the coordinator in
 //     office, see [Input].
 //
+//   - There is one replacement at a time. A master that is lost while the control plane forms is replaced after a grace; one of
+//     a formed control plane only when gossip and etcd on all other live masters call it dead for the policy's replace_after,
+//     and never when that costs a majority, when it holds a reboot lease, or when it is the only one.
+//
+//   - Nothing that holds cluster data becomes something else without a wipe (see [MustWipe] and [Tenure]).
+//
 // # What is not here yet
 //
-// Replacing a dead master of a formed control plane (DESIGN §6, "once formed"), repairing one that is still forming, and
-// growing or shrinking the set of masters. The facts that this needs are already in [Health] (EtcdDead, HoldsLease), the
-// mark that separates the two cases is [Epoch].FormedMasters, and its decisions will join the list in decision.go.
+// Growing or shrinking the set of masters, and a control plane that loses its majority while it forms (history S16): that
+// waits for an operator.
 package roles

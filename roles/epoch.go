@@ -141,7 +141,7 @@ func (p *planner) whyNotReady(id NodeID) string {
 		return "nothing was heard of it yet"
 	case p.otherCluster(id):
 		return "it runs a Kubernetes cluster with another CA than the site's: reset the node"
-	case !h.K8sReady || !p.state.Roles[id].IsMaster():
+	case !h.K8sReady || !p.state.Roles[id].IsMaster() || p.state.Tenures[id].Cleared < p.state.Tenures[id].N:
 		return "it is not Ready yet"
 	default:
 		return ""

@@ -105,6 +105,10 @@ func (s *script) run(w *bytes.Buffer, words []string) error {
 	case "ready":
 		for _, id := range names {
 			s.machines[id].ready, s.machines[id].caHash = true, s.state.caHash()
+			s.machines[id].data = Data{Epoch: 1, Tenure: s.state.Tenures[id].N}
+			if s.state.Roles[id].IsMaster() {
+				s.joinEtcd(id)
+			}
 		}
 	case "kill", "boot":
 		for _, id := range names {
@@ -118,9 +122,24 @@ func (s *script) run(w *bytes.Buffer, words []string) error {
 		s.takeOffice(names[0])
 	case "remove":
 		s.remove(names[0])
+	case "ask":
+		s.ask(names[0], Request(options["for"]))
+	case "lease":
+		s.machines[names[0]].lease = true
+	case "execute":
+		fmt.Fprintf(w, "done: %t\n", s.execute(*s.state.Replacement))
+	case "wipe":
+		m := s.machines[names[0]]
+		wipe, why := MustWipe(*s.state, names[0], m.data)
+		if wipe {
+			m.data, m.ready = Data{}, false
+		}
+		fmt.Fprintf(w, "%t %s\n", wipe, why)
+	case "clear":
+		s.clear()
 	case "must-wipe":
 		epoch, err := strconv.Atoi(options["epoch"])
-		if wipe, why := MustWipe(*s.state, epoch); wipe {
+		if wipe, why := MustWipe(*s.state, "", Data{Epoch: epoch}); wipe {
 			fmt.Fprintf(w, "yes: %s\n", why)
 		} else {
 			fmt.Fprintln(w, "no")
@@ -153,6 +172,10 @@ func (s *script) setPolicy(w *bytes.Buffer, options map[string]string) error {
 			s.policy.Auto, err = strconv.ParseBool(value)
 		case "kubernetes":
 			s.policy.Kubernetes, err = strconv.ParseBool(value)
+		case "dynamic_roles":
+			s.policy.DynamicRoles, err = strconv.ParseBool(value)
+		case "replace_after":
+			s.policy.ReplaceAfter, err = time.ParseDuration(value)
 		case "range":
 			s.policy.Range, err = netip.ParsePrefix(value)
 		default:

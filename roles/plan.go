@@ -25,14 +25,32 @@ type Waiting struct {
 // Liveness plays no part in who gets which address, name or role, so that a node which is down for a moment gets what it
 // would have had. It counts only for who initialises the cluster (epoch.go) and for when the control plane is formed.
 func Next(in Input) Plan {
+	var decisions []Decision
+	for {
+		pass := next(in)
+		decisions = append(decisions, pass.plan.Decisions...)
+		// A place that was given on may leave a role to be given, and so on: what waits is said of where it ends. Every pass
+		// ends something for good, or the bound does.
+		if len(pass.plan.Decisions) == 0 || len(decisions) > maxDecisions {
+			return Plan{Decisions: decisions, Waiting: pass.plan.Waiting}
+		}
+		in.State = pass.state
+	}
+}
+
+// maxDecisions bounds a plan. A site of a thousand newcomers is planned in several.
+const maxDecisions = 5000
+
+// next is one pass.
+func next(in Input) *planner {
 	p := newPlanner(in)
 	if err := in.State.Policy.Validate(); err != nil {
 		p.wait("", "the site's policy is impossible: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
-		return p.plan
+		return p
 	}
 	if !in.State.Policy.Range.IsValid() {
 		p.wait("", "the site's policy has no address range")
-		return p.plan
+		return p
 	}
 	for _, m := range p.members {
 		if p.planAddress(m) {
@@ -43,7 +61,8 @@ func Next(in Input) Plan {
 	p.planRoles()
 	p.masters = p.state.mastersDue()
 	p.planControlPlane()
-	return p.plan
+	p.planReplacement()
+	return p
 }
 
 // planner is one run of Next. state is a copy to which every decision is applied as it is made, so that later ones build on
@@ -232,6 +251,9 @@ func (p *planner) wantedRole(m Member, init NodeID) (Role, string) {
 		return None, "static role master: a place is open, and is given once the cluster is initialised"
 	case m.StaticRole == Master && p.openPlace():
 		return MasterHA, "static role, a master's place was open"
+	case current == None && m.StaticRole == None && p.openPlace() && p.state.formed() && p.state.Replacement == nil &&
+		len(p.placeHolders()) < p.state.Policy.Masters():
+		return MasterHA, "a master's place was open"
 	case m.StaticRole == Master:
 		return None, fmt.Sprintf("static role master refused: the site has its %s (%s)",
 			count(p.state.Policy.Masters(), "master"), list(p.state.shownAll(p.masters)))

@@ -227,11 +227,11 @@ func TestOnlyDataOfASupersededEpochIsWiped(t *testing.T) {
 	s := smallSite()
 	s.Epoch.N = 2
 	for epoch, wipes := range map[int]bool{0: false, 1: true, 2: false, 3: false} {
-		must, why := MustWipe(s, epoch)
+		must, why := MustWipe(s, "", Data{Epoch: epoch})
 		require.Equal(t, wipes, must, "data of epoch %d", epoch)
 		require.Equal(t, must, why != "")
 	}
 	s.Epoch = nil
-	must, _ := MustWipe(s, 1)
+	must, _ := MustWipe(s, "", Data{Epoch: 1})
 	require.False(t, must)
 }

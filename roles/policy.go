@@ -40,7 +40,8 @@ type Policy struct {
 	// MinimumNodes is how many nodes found a site at least (p2p.minimum_nodes). It has no effect on a site that exists.
 	MinimumNodes int `json:"minimum_nodes"`
 
-	// DynamicRoles is Kairos's p2p.dynamic_roles. Nothing reads it before masters are replaced.
+	// DynamicRoles is Kairos's p2p.dynamic_roles: lost masters are replaced without being asked. Without it the planner only
+	// says what it would do, and an operator asks for it.
 	DynamicRoles bool `json:"dynamic_roles"`
 
 	// ReplaceAfter is how long a master of a formed control plane must be dead before it is replaced (p2p.replace_after).
@@ -55,13 +56,16 @@ type Policy struct {
 	// policy of a site it is what genesis chose.
 	Range netip.Prefix `json:"range,omitzero"`
 
+	// VIP is the address that the masters themselves hold in turn (kubevip.eip with kubevip.enable: false); invalid: none.
+	VIP netip.Addr `json:"vip,omitzero"`
+
 	// Kubernetes is whether K3s is wanted (k3s.enabled). Without it, roles and addresses are assigned all the same.
 	Kubernetes bool `json:"kubernetes"`
 }
 
 // DefaultPolicy returns what a configuration that says nothing means.
 func DefaultPolicy() Policy {
-	return Policy{Auto: true, MinimumNodes: DefaultMinimumNodes, ReplaceAfter: DefaultReplaceAfter, Kubernetes: true}
+	return Policy{Auto: true, DynamicRoles: true, MinimumNodes: DefaultMinimumNodes, ReplaceAfter: DefaultReplaceAfter, Kubernetes: true}
 }
 
 // Masters returns how many masters the site has in total.
@@ -100,6 +104,13 @@ func (p Policy) Validate() error {
 	}
 	if p.ReplaceAfter <= 0 {
 		refuse("replace_after is %s: it must be more than zero", p.ReplaceAfter)
+	}
+	switch v := p.VIP; {
+	case !v.IsValid():
+	case !v.IsGlobalUnicast() || v.Zone() != "" || v.Is4In6():
+		refuse("vip is %s: it must be the address of one machine on the masters' network", v)
+	case p.Range.IsValid() && p.Range.Contains(v):
+		refuse("vip is %s: it is in the mesh range %s, which numbers the nodes themselves", v, p.Range)
 	}
 	if p.Range.IsValid() {
 		if err := checkRange(p.Range, p.FoundingSize()); err != nil {
@@ -152,6 +163,7 @@ func (p Policy) differences(other Policy) []string {
 	compare("replace_after", p.ReplaceAfter.String(), other.ReplaceAfter.String())
 	compare("ha.external_db", orUnset(datastoreName(p.ExternalDB)), orUnset(datastoreName(other.ExternalDB)))
 	compare("range", rangeText(p.Range), rangeText(other.Range))
+	compare("vip", addrText(p.VIP), addrText(other.VIP))
 	compare("k3s.enabled", strconv.FormatBool(p.Kubernetes), strconv.FormatBool(other.Kubernetes))
 	return phrases
 }
@@ -166,9 +178,10 @@ func (p Policy) String() string {
 	}
 	add(p.HA, "ha")
 	add(!p.Auto, "static roles only")
-	add(p.DynamicRoles, "dynamic roles")
+	add(!p.DynamicRoles, "lost masters only reported")
 	add(p.ExternalDB != "", "external datastore "+datastoreName(p.ExternalDB))
 	add(p.Range.IsValid(), "range "+p.Range.String())
+	add(p.VIP.IsValid(), "virtual address "+p.VIP.String())
 	add(!p.Kubernetes, "no Kubernetes")
 	parts = append(parts, "replace_after "+p.ReplaceAfter.String())
 	return strings.Join(parts, ", ")
@@ -199,6 +212,13 @@ func orUnset(s string) string {
 		return "unset"
 	}
 	return s
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return "unset"
+	}
+	return a.String()
 }
 
 func rangeText(r netip.Prefix) string {

@@ -174,6 +174,7 @@ func TestDriftNamesTheKeys(t *testing.T) {
 		"ha.enable is false instead of true",
 		"ha.master_nodes is 0 instead of 2",
 		"minimum_nodes is 2 instead of 3",
+		"dynamic_roles is true instead of false",
 		"replace_after is 15m0s instead of 1h0m0s",
 		"ha.external_db is unset instead of db",
 		"k3s.enabled is true instead of false",
@@ -233,5 +234,5 @@ func TestPolicyReadsAsOneLine(t *testing.T) {
 		p.HA, p.AdditionalMasters, p.Auto, p.DynamicRoles, p.Kubernetes = true, 2, false, true, false
 		p.ExternalDB, p.Range = "db", netip.MustParsePrefix("10.9.0.0/16")
 	})
-	require.Equal(t, "3 masters, minimum_nodes 2, ha, static roles only, dynamic roles, external datastore db, range 10.9.0.0/16, no Kubernetes, replace_after 15m0s", p.String())
+	require.Equal(t, "3 masters, minimum_nodes 2, ha, static roles only, external datastore db, range 10.9.0.0/16, no Kubernetes, replace_after 15m0s", p.String())
 }

@@ -34,6 +34,13 @@ func TestPromisesHoldOverRandomHistories(t *testing.T) {
 			"conflict":        h.conflict,
 			"remove":          h.removeOne,
 			"lose init":       h.loseInit,
+			"lease":           h.lease,
+			"lose master":     h.loseMaster,
+			"ask":             h.askForOne,
+			"execute":         h.executeNow,
+			"look":            h.lookForLater,
+			"late executor":   h.executeLate,
+			"clear":           func(*rapid.T) { h.clear() },
 			"start":           h.start,
 			"start all":       h.startAll,
 			"commit CA":       h.commit,
@@ -48,6 +55,9 @@ type history struct {
 	*simulation
 	serial int
 	late   []Decision
+	looked []Replacement // what executors saw, and may do at any time later
+
+	tenure map[NodeID]int
 
 	owner map[netip.Addr]NodeID
 	addr  map[NodeID]netip.Addr
@@ -60,7 +70,7 @@ type history struct {
 func foundRandomSite(t *rapid.T) *history {
 	h := &history{
 		simulation: newSimulation(), owner: map[netip.Addr]NodeID{}, addr: map[NodeID]netip.Addr{},
-		name: map[NodeID]string{}, role: map[NodeID]Role{}, inits: map[int]NodeID{},
+		tenure: map[NodeID]int{}, name: map[NodeID]string{}, role: map[NodeID]Role{}, inits: map[int]NodeID{},
 	}
 	policy := randomPolicy().Draw(t, "policy")
 	for range rapid.IntRange(0, 6).Draw(t, "others") {
@@ -88,6 +98,8 @@ func randomPolicy() *rapid.Generator[Policy] {
 		}
 		p.MinimumNodes = rapid.IntRange(1, 5).Draw(t, "minimum_nodes")
 		p.Auto = rapid.IntRange(0, 4).Draw(t, "auto") > 0
+		p.DynamicRoles = rapid.IntRange(0, 4).Draw(t, "dynamic_roles") > 0
+		p.ReplaceAfter = rapid.SampledFrom([]time.Duration{20 * time.Second, 2 * time.Minute}).Draw(t, "replace_after")
 		p.Kubernetes = rapid.IntRange(0, 4).Draw(t, "kubernetes") > 0
 		return p
 	})
@@ -152,11 +164,11 @@ func (h *history) wait(t *rapid.T) {
 	h.now += time.Duration(rapid.IntRange(1, 90).Draw(t, "seconds")) * time.Second
 }
 
-func (h *history) inService(id NodeID) bool { return h.machines[id].up && !h.machines[id].cut }
-
 func (h *history) newCoordinator(t *rapid.T) {
 	h.takeOffice(h.pick(t, func(id NodeID, _ *machine) bool {
-		return slices.Contains(h.state.Masters, id) && h.inService(id)
+		role := h.state.Roles[id]
+		m, known := h.state.member(id)
+		return (role.IsMaster() || role == None && slices.Contains(h.state.Masters, id)) && known && !m.Removed && h.inService(id)
 	}))
 }
 
@@ -173,7 +185,10 @@ func (h *history) next(t *rapid.T) []Decision {
 	slices.Reverse(in.State.Masters)
 	require.Equal(t, plan, Next(in), "Next depends on an order")
 
+	at := *h.state
 	for _, d := range plan.Decisions {
+		before := at
+		at = Apply(at, d)
 		switch d := d.(type) {
 		case StartEpoch:
 			if d.Supersedes > 0 {
@@ -185,6 +200,12 @@ func (h *history) next(t *rapid.T) []Decision {
 			require.False(t, h.machines[d.ID].Conflict, "planned with an identity conflict")
 		case AssignRole:
 			require.False(t, h.machines[d.ID].Conflict && d.Role != MasterHA, "planned with an identity conflict")
+		case OpenReplacement:
+			h.checkReplacement(t, before, d.Replacement)
+		case GivePlace:
+			if d.Successor != "" {
+				require.True(t, h.inService(d.Successor) && !h.machines[d.Successor].Conflict, "a dead successor")
+			}
 		}
 	}
 	return plan.Decisions
@@ -261,15 +282,18 @@ func (h *history) start(t *rapid.T) {
 
 func (h *history) startKubernetes(t require.TestingT, id NodeID) {
 	m, state := h.machines[id], h.seenBy(id)
+	if wipe, _ := MustWipe(state, id, m.data); wipe {
+		m.data, m.ready, m.caHash = Data{}, false, ""
+	}
+	if r := state.Replacement; r != nil && r.Old == id && r.Step != StepJoin {
+		m.ready = false
+	}
 	may, why := MayStart(state, id)
 	require.NotEqual(t, may, why != "", "may start, or why not")
 	if !may {
 		return
 	}
 	epoch := state.Epoch
-	if wipe, _ := MustWipe(state, m.dataEpoch); wipe {
-		m.dataEpoch, m.ready, m.caHash = 0, false, ""
-	}
 	if epoch.CAHash == "" {
 		require.Equal(t, epoch.Init, id, "somebody joins before the CA hash is committed")
 		other, initialised := h.inits[epoch.N]
@@ -279,7 +303,13 @@ func (h *history) startKubernetes(t require.TestingT, id NodeID) {
 	} else {
 		m.caHash = epoch.CAHash
 	}
-	m.dataEpoch, m.ready = epoch.N, true
+	m.data, m.ready = Data{Epoch: epoch.N, Tenure: state.Tenures[id].N}, true
+	if state.Roles[id].IsMaster() {
+		if h.inService(id) {
+			h.joinEtcd(id)
+		}
+		m.ready = !h.state.hasEtcd() || h.memberOf(id) != ""
+	}
 }
 
 func (h *history) startAll(t *rapid.T) {
@@ -298,8 +328,10 @@ func (h *history) commit(*rapid.T) {
 
 // commitOwn may be refused: then the node wipes when it starts the next time.
 func (h *history) commitOwn(id NodeID) {
-	if m := h.machines[id]; h.inits[m.dataEpoch] == id {
-		_ = h.commitCA(id, m.dataEpoch, m.caHash)
+	if m := h.machines[id]; h.inits[m.data.Epoch] == id {
+		if h.commitCA(id, m.data.Epoch, m.caHash) == nil {
+			h.joinEtcd(id)
+		}
 	}
 }
 
@@ -324,6 +356,9 @@ func (h *history) check(t *rapid.T) {
 		}
 		role, old := s.Roles[m.ID], h.role[m.ID]
 		moved := old == MasterInit && role == MasterHA || old == MasterHA && role == MasterInit
+		if tenure := s.Tenures[m.ID].N; tenure > h.tenure[m.ID] {
+			moved, h.tenure[m.ID] = true, tenure
+		}
 		require.True(t, old == None || old == role || moved, "%s was %q and is %q", m.ID, old, role)
 		h.role[m.ID] = role
 		if role.IsMaster() {
@@ -366,10 +401,14 @@ func (h *history) settle(t *rapid.T) {
 	for _, id := range h.ids() {
 		h.rejoin(id)
 		h.setUp(id, true)
-		h.heard[id], h.machines[id].Conflict = true, false
+		h.heard[id], h.machines[id].Conflict, h.machines[id].lease = true, false, false
 	}
 	h.takeOffice(h.coordinator)
-	for range 4 {
+	for range 12 {
+		h.clear()
+		if h.state.Replacement != nil {
+			h.execute(*h.state.Replacement)
+		}
 		h.planWhole(t)
 		h.check(t)
 		for _, id := range h.ids() {

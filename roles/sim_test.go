@@ -12,12 +12,14 @@ import (
 // machine is one node of a simulated site: what is true about it, whoever knows.
 type machine struct {
 	Candidate
-	up        bool
-	cut       bool   // up, but the others do not hear it
-	copy      *State // of the ledger, as old as the cut; nil: up to date
-	ready     bool
-	caHash    string
-	dataEpoch int // of its Kubernetes data, 0: none
+	up     bool
+	cut    bool   // up, but the others do not hear it
+	copy   *State // of the ledger, as old as the cut; nil: up to date
+	ready  bool
+	caHash string
+	data   Data // of Kubernetes, Epoch 0: none
+	lease  bool
+	votes  bool
 }
 
 // simulation is a site in virtual time: machines, the ledger's state, and one coordinator with its own observations. The
@@ -31,10 +33,12 @@ type simulation struct {
 	heard       map[NodeID]bool          // of whom the coordinator has facts
 	lastSeen    map[NodeID]time.Duration // when the coordinator saw the machine change
 	joined      uint64
+	etcd        map[string]NodeID // members by ID
+	members     int               // of etcd that there ever were
 }
 
 func newSimulation() *simulation {
-	return &simulation{machines: map[NodeID]*machine{}, heard: map[NodeID]bool{}, lastSeen: map[NodeID]time.Duration{}}
+	return &simulation{etcd: map[string]NodeID{}, machines: map[NodeID]*machine{}, heard: map[NodeID]bool{}, lastSeen: map[NodeID]time.Duration{}}
 }
 
 func (s *simulation) powerOn(c Candidate) *machine {
@@ -131,6 +135,14 @@ func (s *simulation) input() Input {
 		h := Health{Alive: m.up && !m.cut, Unheard: !s.heard[id]}
 		if s.heard[id] {
 			h.K8sReady, h.CAHash, h.Conflict, h.LANs = m.ready, m.caHash, m.Conflict, m.LANs
+			h.Stopped = !m.ready
+		}
+		h.HoldsLease, h.Votes = m.lease, m.votes
+		if member := s.memberOf(id); member != "" && s.etcdServes() {
+			h.EtcdMember, h.EtcdServing, h.EtcdDead = member, h.Alive, !h.Alive
+			if h.EtcdDead {
+				h.EtcdDeadFor = s.now - s.lastSeen[id]
+			}
 		}
 		if h.Alive {
 			h.AliveFor = s.now - s.lastSeen[id]
@@ -140,6 +152,77 @@ func (s *simulation) input() Input {
 		in.Health[id] = h
 	}
 	return in
+}
+
+func (s *simulation) inService(id NodeID) bool { return s.machines[id].up && !s.machines[id].cut }
+
+func (s *simulation) memberOf(id NodeID) string {
+	for member, owner := range s.etcd {
+		if owner == id {
+			return member
+		}
+	}
+	return ""
+}
+
+// etcdServes tells whether a majority of etcd's members is there.
+func (s *simulation) etcdServes() bool {
+	serving := 0
+	for _, owner := range s.etcd {
+		if s.inService(owner) {
+			serving++
+		}
+	}
+	return serving > len(s.etcd)/2
+}
+
+// joinEtcd is a master that starts with its data or without.
+func (s *simulation) joinEtcd(id NodeID) {
+	if s.state.hasEtcd() && s.memberOf(id) == "" && (len(s.etcd) == 0 || s.etcdServes()) {
+		s.members++
+		s.etcd[fmt.Sprintf("%x", s.members)] = id
+	}
+}
+
+// execute is a master that does what the replacement says, as it was when the master looked. It reports whether it could.
+func (s *simulation) execute(r Replacement) bool {
+	if s.state.hasEtcd() && len(s.etcd) > 0 && !s.etcdServes() {
+		return false
+	}
+	if m := s.machines[r.Old]; r.Step != StepRemove || s.inService(r.Old) && m.ready {
+		return false
+	}
+	delete(s.etcd, r.Member)
+	s.apply(AdvanceReplacement{Old: r.Old})
+	return true
+}
+
+// clear is a master that forgets what the nodes were that have wiped.
+func (s *simulation) clear() {
+	for id, m := range s.machines {
+		m.votes = s.inService(id) && s.state.Roles[id].IsMaster() // the voters follow the masters
+	}
+	for id, tenure := range s.state.Tenures {
+		m := s.machines[id]
+		if tenure.Cleared < tenure.N && s.inService(id) && (m.data.Epoch == 0 || m.data.Tenure == tenure.N) && !m.ready {
+			if member := s.memberOf(id); member != "" {
+				if !s.etcdServes() {
+					continue
+				}
+				delete(s.etcd, member)
+			}
+			next := s.state.clone()
+			next.Tenures[id] = Tenure{N: tenure.N, Cleared: tenure.N}
+			s.state = &next
+		}
+	}
+}
+
+// ask leaves a request in the ledger.
+func (s *simulation) ask(id NodeID, request Request) {
+	next := s.state.clone()
+	next.Requests[id] = request
+	s.state = &next
 }
 
 func (s *simulation) apply(decisions ...Decision) {

@@ -22,12 +22,19 @@ func MayStart(s State, id NodeID) (bool, string) {
 		return false, "it has no name yet"
 	case role == None:
 		return false, "it has no role yet"
+	case s.Replacement != nil && s.Replacement.Old == id && s.Replacement.Step != StepJoin:
+		return false, "it is being replaced: " + s.Replacement.Reason
 	case s.Epoch == nil:
 		return false, "no master was told to initialise the cluster yet"
 	}
 
 	initialises := s.Epoch.Init == id
+	tenure := s.Tenures[id]
 	switch {
+	case tenure.Cleared < tenure.N:
+		return false, fmt.Sprintf("it became %s, and the masters have yet to forget what it was in the cluster", role)
+	case s.Epoch.CAHash != "" && (role == MasterHA || role == Worker):
+		return true, ""
 	case initialises && (role == MasterInit || role == Master):
 		return true, ""
 	case initialises:
@@ -41,14 +48,26 @@ func MayStart(s State, id NodeID) (bool, string) {
 	}
 }
 
-// MustWipe reports whether the Kubernetes data that a node holds belongs to an epoch that the site has given up, and why.
-// dataEpoch is the epoch that the node noted before it first started Kubernetes, 0 for no data. Data of a later epoch than
-// the state's only means that the copy is behind.
-func MustWipe(s State, dataEpoch int) (bool, string) {
-	if dataEpoch == 0 || s.Epoch == nil || dataEpoch >= s.Epoch.N {
+// Data says what the Kubernetes data on a node's disk is of: the epoch that it noted before it first started Kubernetes, 0
+// for no data, and its tenure then.
+type Data struct{ Epoch, Tenure int }
+
+// MustWipe reports whether the Kubernetes data that a node holds belongs to an epoch that the site has given up, or to what
+// the node was before it was replaced or promoted, and why. Data that is newer than the state only means that the copy is
+// behind.
+func MustWipe(s State, id NodeID, data Data) (bool, string) {
+	m, known := s.member(id)
+	switch {
+	case data.Epoch == 0:
 		return false, ""
+	case known && m.Removed:
+		return true, "it was removed from the site: it wipes what ties it to the cluster"
+	case s.Epoch != nil && data.Epoch < s.Epoch.N:
+		return true, fmt.Sprintf("its data is of cluster epoch %d, which epoch %d superseded: it wipes before it joins", data.Epoch, s.Epoch.N)
+	case data.Tenure < s.Tenures[id].N:
+		return true, fmt.Sprintf("it is %s now, and its data is of what it was before: it wipes before it joins", s.Roles[id])
 	}
-	return true, fmt.Sprintf("its data is of cluster epoch %d, which epoch %d superseded: it wipes before it joins", dataEpoch, s.Epoch.N)
+	return false, ""
 }
 
 // Explain returns what member id waits for as far as roles are concerned, a sentence each; nothing when it is what it

@@ -48,8 +48,19 @@ type Health struct {
 	K8sReady bool
 	CAHash   string
 
-	// EtcdDead and HoldsLease are for the replacement of masters; nothing reads them yet.
-	EtcdDead, HoldsLease bool
+	// EtcdMember is the member's ID in etcd, "" when no live master's etcd lists it. EtcdServing: its own etcd answers and
+	// has a leader. EtcdDead: that of every other live master cannot reach it, which the observer has seen for EtcdDeadFor.
+	EtcdMember            string
+	EtcdServing, EtcdDead bool
+	EtcdDeadFor           time.Duration
+	// HoldsLease says that the member was allowed to restart, and so will be back (history S15).
+	HoldsLease bool
+	// Votes says that the member is a voter of the ledger. Only the coordinator knows.
+	Votes bool
+	// Stopped says that Kubernetes does not run on the member, in its own words.
+	Stopped bool
+	// Volumes says that pods keep data on the member's disk.
+	Volumes bool
 
 	// Unheard says that the member's own facts have not come yet: what it says of itself, its LANs too, is not known. A
 	// member without an entry is unheard as well.
@@ -86,6 +97,12 @@ type State struct {
 	NextAddress uint64
 	// Epoch is nil until the first one starts.
 	Epoch *Epoch
+	// Tenures has an entry for everybody that was made something else once.
+	Tenures map[NodeID]Tenure
+	// Replacement is the change of members under way, nil for none.
+	Replacement *Replacement
+	// Requests are what operators ask, and nodes of themselves.
+	Requests map[NodeID]Request
 }
 
 // Input is all that [Next] looks at.
@@ -119,6 +136,12 @@ func (s State) clone() State {
 	s.Roles = cloneMap(s.Roles)
 	s.Addresses = cloneMap(s.Addresses)
 	s.Names = cloneMap(s.Names)
+	s.Tenures = cloneMap(s.Tenures)
+	s.Requests = cloneMap(s.Requests)
+	if s.Replacement != nil {
+		replacement := *s.Replacement
+		s.Replacement = &replacement
+	}
 	if s.Epoch != nil {
 		epoch := *s.Epoch
 		s.Epoch = &epoch

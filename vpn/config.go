@@ -30,6 +30,9 @@ type Peer struct {
 	Address netip.Addr
 	// Candidates are the endpoints where the node may be reachable, best first.
 	Candidates []netip.AddrPort
+	// Own are those of them that are addresses of the node itself: what is reached
+	// elsewhere has a router before it. None means not known.
+	Own []netip.AddrPort
 }
 
 // Config is everything that Apply makes true. The zero value of a field that

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // endpointWalk goes through a peer's candidate endpoints until one answers.
@@ -12,6 +13,7 @@ type endpointWalk struct {
 	candidates []netip.AddrPort
 	at         int
 	tried      bool
+	begun      time.Time
 }
 
 // offer replaces the candidates and keeps the place of the one in use. It

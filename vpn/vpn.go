@@ -40,6 +40,7 @@ type VPN struct {
 	mu      sync.Mutex
 	applied Config
 	walkers map[wgtypes.Key]*endpointWalk
+	held    map[wgtypes.Key]bool // their endpoint is Paths' to choose
 }
 
 // Open brings the device up, without an address or peers; Apply gives it those.
@@ -64,7 +65,7 @@ func Open(opts Options) (*VPN, error) {
 	}
 	return &VPN{
 		name: opts.Interface, link: link, control: control, log: opts.Log,
-		walkers: map[wgtypes.Key]*endpointWalk{},
+		walkers: map[wgtypes.Key]*endpointWalk{}, held: map[wgtypes.Key]bool{},
 	}, nil
 }
 
@@ -88,6 +89,7 @@ func (v *VPN) Apply(cfg Config) error {
 	cfg.Peers = slices.Clone(cfg.Peers)
 	for i := range cfg.Peers {
 		cfg.Peers[i].Candidates = usable(cfg.Peers[i].Candidates)
+		cfg.Peers[i].Own = usable(cfg.Peers[i].Own)
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -123,12 +125,12 @@ func (v *VPN) changes(current *wgtypes.Device, wanted Config) wgtypes.Config {
 		delete(existing, p.PublicKey)
 		walk := v.walkers[p.PublicKey]
 		if walk == nil {
-			walk = &endpointWalk{}
+			walk = &endpointWalk{begun: time.Now()}
 			v.walkers[p.PublicKey] = walk
 		}
 		change := wgtypes.PeerConfig{PublicKey: p.PublicKey, UpdateOnly: known}
 		moved := walk.offer(p.Candidates)
-		if endpoint, ok := walk.current(); ok && (!known || moved && was.LastHandshakeTime.IsZero()) {
+		if endpoint, ok := walk.current(); ok && (!known || moved && was.LastHandshakeTime.IsZero() && !v.held[p.PublicKey]) {
 			change.Endpoint = net.UDPAddrFromAddrPort(endpoint)
 		}
 		allowed := hostRoute(p.Address)
@@ -142,6 +144,7 @@ func (v *VPN) changes(current *wgtypes.Device, wanted Config) wgtypes.Config {
 	}
 	for key := range existing {
 		delete(v.walkers, key)
+		delete(v.held, key)
 		c.Peers = append(c.Peers, wgtypes.PeerConfig{PublicKey: key, Remove: true})
 	}
 	return c
@@ -165,12 +168,10 @@ func (v *VPN) Peers() ([]PeerStatus, error) {
 		if !ours {
 			continue
 		}
-		s := PeerStatus{ID: known.ID, Address: known.Address, LastHandshake: p.LastHandshakeTime, ReceivedBytes: p.ReceiveBytes, SentBytes: p.TransmitBytes}
-		if p.Endpoint != nil {
-			at := p.Endpoint.AddrPort()
-			s.Endpoint = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
-		}
-		all = append(all, s)
+		all = append(all, PeerStatus{
+			ID: known.ID, Address: known.Address, Endpoint: endpointOf(p),
+			LastHandshake: p.LastHandshakeTime, ReceivedBytes: p.ReceiveBytes, SentBytes: p.TransmitBytes,
+		})
 	}
 	slices.SortFunc(all, func(a, b PeerStatus) int { return a.Address.Compare(b.Address) })
 	return all, nil
@@ -192,21 +193,22 @@ func (v *VPN) Probe(ctx context.Context) (waiting int, err error) {
 		handshakes[p.PublicKey] = p.LastHandshakeTime
 	}
 	var c wgtypes.Config
+	var knocks []netip.Addr
 	for _, p := range v.applied.Peers {
 		walk := v.walkers[p.PublicKey]
-		if !handshakes[p.PublicKey].IsZero() || walk == nil || len(p.Candidates) == 0 {
+		if handshakes[p.PublicKey].IsZero() && walk != nil && !v.leads(p.PublicKey) && time.Since(walk.begun) < followerGrace {
+			waiting++
+			continue
+		}
+		if handshakes[p.PublicKey].IsZero() {
+			knocks = append(knocks, p.Address)
+		}
+		if !handshakes[p.PublicKey].IsZero() || v.held[p.PublicKey] || walk == nil || len(p.Candidates) == 0 {
 			continue
 		}
 		waiting++
 		if endpoint, again := walk.next(); again {
-			// Made anew, since WireGuard begins a handshake with a peer at most
-			// every five seconds (RekeyTimeout), wherever that peer is now.
-			c.Peers = append(c.Peers,
-				wgtypes.PeerConfig{PublicKey: p.PublicKey, Remove: true},
-				wgtypes.PeerConfig{
-					PublicKey: p.PublicKey, Endpoint: net.UDPAddrFromAddrPort(endpoint),
-					ReplaceAllowedIPs: true, AllowedIPs: []net.IPNet{hostRoute(p.Address)},
-				})
+			c.Peers = append(c.Peers, anew(p, endpoint)...)
 		}
 	}
 	if len(c.Peers) > 0 {
@@ -214,12 +216,32 @@ func (v *VPN) Probe(ctx context.Context) (waiting int, err error) {
 			return waiting, fmt.Errorf("probe VPN peers: %w", err)
 		}
 	}
-	for _, p := range v.applied.Peers {
-		if handshakes[p.PublicKey].IsZero() {
-			knock(ctx, p.Address)
-		}
+	for _, to := range knocks {
+		knock(ctx, to)
 	}
 	return waiting, nil
+}
+
+// anew makes a peer anew, since WireGuard begins a handshake with a peer at most
+// every five seconds (RekeyTimeout), wherever that peer is now. Packets that wait for
+// the handshake are lost.
+func anew(p Peer, to netip.AddrPort) []wgtypes.PeerConfig {
+	return []wgtypes.PeerConfig{
+		{PublicKey: p.PublicKey, Remove: true},
+		{
+			PublicKey: p.PublicKey, Endpoint: net.UDPAddrFromAddrPort(to),
+			ReplaceAllowedIPs: true, AllowedIPs: []net.IPNet{hostRoute(p.Address)},
+		},
+	}
+}
+
+// endpointOf is where the device sends a peer's packets; invalid: nowhere yet.
+func endpointOf(p wgtypes.Peer) netip.AddrPort {
+	if p.Endpoint == nil {
+		return netip.AddrPort{}
+	}
+	at := p.Endpoint.AddrPort()
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
 
 // knock sends one empty datagram to the discard port, which makes WireGuard

@@ -36,6 +36,13 @@ func openIn(t *testing.T, n namespace, name string) *VPN {
 	return v
 }
 
+// The control sockets of devices have no namespace: tests that run at the same time
+// on one machine keep apart by their names.
+var (
+	deviceA = fmt.Sprintf("mta%d", os.Getpid())
+	deviceB = fmt.Sprintf("mtb%d", os.Getpid())
+)
+
 // site is two nodes: each has its device in a namespace of its own, and they
 // reach each other over loopback, where this process's UDP sockets are.
 type site struct {
@@ -49,7 +56,7 @@ type site struct {
 func newSite(t *testing.T) site {
 	s := site{a: newNamespace(t), b: newNamespace(t), keyA: newKey(t), keyB: newKey(t), portA: freePort(t)}
 	s.endpointB = loopback(freePort(t))
-	s.va, s.vb = openIn(t, s.a, "mtesta"), openIn(t, s.b, "mtestb")
+	s.va, s.vb = openIn(t, s.a, deviceA), openIn(t, s.b, deviceB)
 	return s
 }
 
@@ -168,7 +175,7 @@ func TestAPeerThatLeavesIsRemovedAndAnotherAdded(t *testing.T) {
 	next := s.configA()
 	next.Peers = []Peer{{ID: "c", PublicKey: newKey(t).PublicKey(), Address: netip.MustParseAddr("10.1.0.3")}}
 	s.a.do(t, func() error { return s.va.Apply(next) })
-	device, err := s.va.control.Device("mtesta")
+	device, err := s.va.control.Device(deviceA)
 	require.NoError(t, err)
 	require.Len(t, device.Peers, 1)
 	require.Equal(t, "10.1.0.3/32", device.Peers[0].AllowedIPs[0].String())
@@ -204,7 +211,7 @@ func TestAPeerCannotSpeakForAnother(t *testing.T) {
 			_, _ = c.Write([]byte("lie"))
 			_ = c.Close()
 		}
-		l, err := netlink.LinkByName("mtestb")
+		l, err := netlink.LinkByName(deviceB)
 		if err != nil {
 			return err
 		}
@@ -237,7 +244,7 @@ func TestFalseCandidatesCostNobodyTheMesh(t *testing.T) {
 		netip.AddrPortFrom(netip.MustParseAddr("fe80::1%x\nallowed_ip=10.1.0.3/32\n"), 51820),
 	}
 	s.a.do(t, func() error { return s.va.Apply(s.configA(lies...)) })
-	device, err := s.va.control.Device("mtesta")
+	device, err := s.va.control.Device(deviceA)
 	require.NoError(t, err)
 	require.Len(t, device.Peers, 1)
 	require.Nil(t, device.Peers[0].Endpoint)
@@ -298,4 +305,40 @@ func TestMTULeavesRoomForTheTunnel(t *testing.T) {
 	require.Equal(t, 1420, MTUFor(1500))
 	require.Equal(t, 8920, MTUFor(9000))
 	require.Equal(t, 1280, MTUFor(1300))
+}
+
+// Both ends find the path at the same moment; two handshakes would cross.
+func TestOneEndLeadsTheHandshake(t *testing.T) {
+	s := newSite(t)
+	s.a.do(t, func() error { return s.va.Apply(s.configA(s.endpointB)) })
+	s.b.do(t, func() error { return s.vb.Apply(s.configB()) })
+	atA, atB := s.configB().Peers[0], s.configA(s.endpointB).Peers[0] // each, as the other has it
+	grace := map[bool]time.Duration{}
+	s.a.do(t, func() error {
+		d, err := s.va.direct(context.Background(), atB, s.endpointB)
+		grace[s.va.leads(atB.PublicKey)] = d
+		return err
+	})
+	s.b.do(t, func() error {
+		d, err := s.vb.direct(context.Background(), atA, loopback(s.portA))
+		if d != 0 { // the leader's handshake may be through
+			grace[s.vb.leads(atA.PublicKey)] = d
+		}
+		return err
+	})
+	require.NotEqual(t, s.va.leads(atB.PublicKey), s.vb.leads(atA.PublicKey))
+	for leads, d := range grace {
+		require.Equal(t, leads, d == leaderGrace)
+	}
+	require.Eventually(t, func() bool {
+		peers, err := s.va.Peers()
+		return err == nil && !peers[0].LastHandshake.IsZero()
+	}, 30*time.Second, 50*time.Millisecond)
+	s.echo(t)
+	before, err := s.va.Peers()
+	require.NoError(t, err)
+	s.a.do(t, func() error { return s.va.insist(context.Background(), atB, s.endpointB) })
+	after, err := s.va.Peers()
+	require.NoError(t, err)
+	require.Equal(t, before[0].LastHandshake, after[0].LastHandshake, "what works is left alone")
 }

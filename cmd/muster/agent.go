@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/muster-edge/muster/node"
 	"github.com/muster-edge/muster/node/config"
+	"github.com/muster-edge/muster/upgrade"
 )
 
 func newAgentCommand() *cobra.Command {
@@ -39,18 +41,23 @@ Kubernetes running.`,
 				log.Warn("configuration", "warning", w.String())
 				opts.Warnings = append(opts.Warnings, w.String())
 			}
+			opts.Slots = upgrade.This()
 			if cfg.P2P.NetworkToken == "" {
+				if err := node.MarkAlone(opts.Slots, runDir(c)); err != nil {
+					log.Error("the image that runs could not be marked good", node.LogError, err)
+				}
 				return usage(errors.New("the configuration has no p2p.network_token, so this machine belongs to no site; `muster config show` prints what was read"))
+			}
+			if dataMissing(runDir(c)) {
+				return usage(errors.New("this machine's data (COS_PERSISTENT on /usr/local) could not be mounted: an agent without it would make itself a new identity " +
+					"and join as another node; `muster state` says what was wrong, and `muster reset` makes the file system anew"))
 			}
 			opts.Config, opts.Log = cfg, log
 			opts.Supervisor, err = supervisor(log)
 			if err != nil {
 				return err
 			}
-			opts.RunDir, err = c.Flags().GetString("run-dir")
-			if err != nil {
-				return err
-			}
+			opts.RunDir, opts.OEMDir = runDir(c), "/oem"
 			node.LimitMemory()
 			agent, err := node.New(opts)
 			if err != nil {
@@ -64,6 +71,12 @@ Kubernetes running.`,
 	c.Flags().IntVar(&opts.Port, "port", node.DefaultPort, "UDP and TCP port of the mesh's control plane")
 	c.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return c
+}
+
+// dataMissing says whether muster-init put memory in the place of this machine's data.
+func dataMissing(runDir string) bool {
+	_, err := os.Stat(filepath.Join(runDir, "no-persistent"))
+	return err == nil
 }
 
 // supervisor is systemd, when it started this process; elsewhere nobody is told.

@@ -56,8 +56,9 @@ func labUp(dir *string) *cobra.Command {
 		Short: "Start a lab; one that is up in the same directory is replaced",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(nat) > 0 {
-				return labError(fmt.Errorf("%w: --nat: nodes behind NAT come with issue 4; this lab has one flat LAN", lab.ErrUsage))
+			var err error
+			if opts.NAT, err = lab.ParseNAT(nat); err != nil {
+				return labError(err)
 			}
 			if opts.Nodes < 1 { // where 0 would be the default
 				return labError(fmt.Errorf("%w: --nodes %d: a lab has 1 to %d", lab.ErrUsage, opts.Nodes, lab.MaxNodes))
@@ -84,7 +85,7 @@ func labUp(dir *string) *cobra.Command {
 	flags.DurationVar(&opts.Timeout, "timeout", 5*time.Minute, "how long to wait; afterwards the lab stays up and the exit code is 3")
 	flags.StringVar(&opts.K3s, "k3s", "", "k3s binary of the nodes (default $K3S_BIN, else none)")
 	flags.BoolVar(&opts.OneByOne, "one-by-one", false, "start each node when the one before it answers")
-	flags.StringSliceVar(&nat, "nat", nil, "nodes behind NAT (not yet)")
+	flags.StringSliceVar(&nat, "nat", nil, "nodes behind a router of their own, by number: I or I:KIND; KIND is full, restricted (default) or symmetric")
 	return cmd
 }
 
@@ -319,7 +320,8 @@ func labAdd(open openLab) *cobra.Command {
 }
 
 func labPartition(open openLab) *cobra.Command {
-	return &cobra.Command{
+	var oneWay bool
+	cmd := &cobra.Command{
 		Use:   "partition n1,n2|n3,n4",
 		Short: "Cut the LAN into groups; nodes in no group reach everybody",
 		Args:  cobra.ExactArgs(1),
@@ -332,15 +334,20 @@ func labPartition(open openLab) *cobra.Command {
 			if err != nil {
 				return labError(err)
 			}
+			if oneWay {
+				return labError(l.CutOneWay(cmd.Context(), groups...))
+			}
 			return labError(l.Partition(cmd.Context(), groups...))
 		},
 	}
+	cmd.Flags().BoolVar(&oneWay, "one-way", false, "only what a group sends to later ones is lost")
+	return cmd
 }
 
 func labHeal(open openLab) *cobra.Command {
 	return &cobra.Command{
 		Use:   "heal",
-		Short: "End the partition and all losses, plug in all cables",
+		Short: "End the partition, all losses and delays, plug in all cables",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := open()
@@ -356,9 +363,10 @@ func labNet(open openLab) *cobra.Command {
 	var down, up bool
 	var loss float64
 	var delay time.Duration
+	var drop string
 	cmd := &cobra.Command{
 		Use:   "net NODE",
-		Short: "Pull or plug in the cable of a node, or make its link lose frames",
+		Short: "Pull or plug in the cable of a node, or make its link lose or delay frames",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			change := lab.LinkChange{}
@@ -371,8 +379,15 @@ func labNet(open openLab) *cobra.Command {
 			if cmd.Flags().Changed("delay") {
 				change.Delay = &delay
 			}
+			if cmd.Flags().Changed("drop") {
+				direction := lab.Direction(drop)
+				if drop == "none" {
+					direction = lab.DropNone
+				}
+				change.Drop = &direction
+			}
 			if change == (lab.LinkChange{}) {
-				return labError(fmt.Errorf("%w: net: say --down, --up or --loss", lab.ErrUsage))
+				return labError(fmt.Errorf("%w: net: say --down, --up, --loss, --delay or --drop", lab.ErrUsage))
 			}
 			l, err := open()
 			if err != nil {
@@ -384,7 +399,8 @@ func labNet(open openLab) *cobra.Command {
 	cmd.Flags().BoolVar(&down, "down", false, "pull the cable")
 	cmd.Flags().BoolVar(&up, "up", false, "plug it in again")
 	cmd.Flags().Float64Var(&loss, "loss", 0, "percent of frames to lose, each way")
-	cmd.Flags().DurationVar(&delay, "delay", 0, "delay of each frame (not yet)")
+	cmd.Flags().DurationVar(&delay, "delay", 0, "delay of each frame, each way")
+	cmd.Flags().StringVar(&drop, "drop", "", "lose everything that the node sends (out) or gets (in); none ends it")
 	cmd.MarkFlagsMutuallyExclusive("down", "up")
 	return cmd
 }

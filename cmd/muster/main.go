@@ -56,9 +56,12 @@ Start with:
   muster token generate            make the one secret that the machines share
   muster config validate FILE      check a cloud-config before it is flashed
   muster lab up --nodes 3 --config FILE   try it on this machine
+  muster deploy disk --image REF --config FILE --out disk.raw   a disk that boots into a node
 On a node:
   muster why                       what this node waits for, in sentences
   muster nodes                     who is here, in which role, under which address
+  muster upgrade --source REF      write another image beside the one that runs
+  muster state                     what is in the slots, what is good, what happened last
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 waiting timed
 out, 4 refused by policy.`,
@@ -71,10 +74,11 @@ out, 4 refused by policy.`,
 		return usage(fmt.Errorf("%w; see `%s --help`", err, c.CommandPath()))
 	})
 	root.AddCommand(
-		newAgentCommand(), newTokenCommand(), newConfigCommand(),
+		newAgentCommand(), newRelayCommand(), newTokenCommand(), newConfigCommand(),
 		newStatusCommand(), newWhyCommand(), newNodesCommand(), newRolesCommand(), newEventsCommand(),
-		newKubeconfigCommand(), newPolicyCommand(), newDNSCommand(), newLedgerCommand(),
-		newLabCommand(), newLabInitCommand(),
+		newKubeconfigCommand(), newPolicyCommand(), newDNSCommand(), newLedgerCommand(), newNodeCommand(), newSiteCommand(),
+		newDeployCommand(), newInstallCommand(), newUpgradeCommand(), newRollbackCommand(), newResetCommand(), newStateCommand(), newDriftCommand(),
+		newLabCommand(), newLabInitCommand(), newImageCommand(), newStagesCommand(), newHealthCommand(), newRetryCommand(), newFeaturesCommand(),
 	)
 	wrapArguments(root)
 	return root
@@ -136,10 +140,12 @@ func output(c *cobra.Command) func() (asJSON bool, err error) {
 }
 
 // client returns the client of this machine's agent.
-func client(c *cobra.Command) *node.Client {
+func client(c *cobra.Command) *node.Client { return node.NewClient(runDir(c)) }
+
+func runDir(c *cobra.Command) string {
 	dir, err := c.Flags().GetString("run-dir")
 	if err != nil {
 		panic(err) // a flag of the root command
 	}
-	return node.NewClient(dir)
+	return dir
 }

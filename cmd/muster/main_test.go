@@ -49,7 +49,7 @@ func write(t *testing.T, text string) string {
 
 func TestWrongUsageEndsWithTwoAndSaysWhereToLook(t *testing.T) {
 	for args, want := range map[string]string{
-		"nod":                          "did you mean `muster nodes`?",
+		"nod":                          "did you mean `muster node`?",
 		"frobnicate":                   "see `muster --help`",
 		"token make":                   "see `muster token --help`",
 		"ledger frob":                  "see `muster ledger --help`",
@@ -66,12 +66,14 @@ func TestWrongUsageEndsWithTwoAndSaysWhereToLook(t *testing.T) {
 		"config show --config /none":   "no such file",
 		"agent --config /nowhere":      "no such file",
 		"token generate --bootstrap x": "bootstrap address 1",
+		"token check muster1-secret":   "read from standard input",
 	} {
 		t.Run(args, func(t *testing.T) {
 			r := muster(t, "", strings.Fields(args)...)
 			require.Equal(t, node.ExitUsage, r.code)
 			require.Contains(t, r.complain, want)
 			require.Equal(t, 1, strings.Count(r.complain, "\n"), "one line: %s", r.complain)
+			require.NotContains(t, r.complain, "secret")
 			require.Empty(t, r.stdout)
 		})
 	}

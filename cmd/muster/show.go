@@ -73,7 +73,7 @@ func newEventsCommand() *cobra.Command {
 }
 
 func newLedgerCommand() *cobra.Command {
-	parent := &cobra.Command{Use: "ledger", Short: "Read the site's decisions"}
+	parent := &cobra.Command{Use: "ledger", Short: "Read the site's decisions; recover them when their majority is lost"}
 	get := show(&cobra.Command{
 		Use: "get [PREFIX]", Args: cobra.MaximumNArgs(1),
 		Short:   "List decisions by the beginning of their keys; secrets show as \"sealed\"",
@@ -85,7 +85,7 @@ func newLedgerCommand() *cobra.Command {
 		}
 		return c.Ledger(ctx, prefix)
 	}, node.WriteLedger)
-	parent.AddCommand(get)
+	parent.AddCommand(get, newLedgerRecoverCommand())
 	return parent
 }
 

@@ -21,6 +21,14 @@ site was founded with, and from then on changed here and nowhere else.`,
 	}
 	showPolicy := show(&cobra.Command{Use: "show", Args: cobra.NoArgs, Short: "Show the site's policy"},
 		func(ctx context.Context, c *node.Client, _ []string) (roles.Policy, error) { return c.Policy(ctx) }, node.WritePolicy)
+	// Beside the policy, which scripts read, and not within.
+	showPolicy.PostRunE = func(c *cobra.Command, _ []string) error {
+		status, err := client(c).Status(c.Context())
+		for _, sentence := range status.Drift() {
+			fmt.Fprintln(c.ErrOrStderr(), sentence)
+		}
+		return err
+	}
 	set := show(&cobra.Command{
 		Use: "set KEY=VALUE…", Args: cobra.MinimumNArgs(1),
 		Short:   "Change fields of the policy (masters only)",

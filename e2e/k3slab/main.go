@@ -20,6 +20,7 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 
 	"github.com/muster-edge/muster/e2e/k3slab/agent"
+	"github.com/muster-edge/muster/e2e/k3slab/datastore"
 	"github.com/muster-edge/muster/e2e/k3slab/flags"
 	"github.com/muster-edge/muster/e2e/k3slab/server"
 )
@@ -50,6 +51,8 @@ func run(args []string) int {
 		return runComponent(command, args[2:], agent.Run)
 	case "kubectl":
 		return runKubectl(args[1:])
+	case "lab-etcd":
+		return runEtcd(args[2:])
 	case "--version", "-v", "-version", "version":
 		v := version.Get()
 		fmt.Printf("k3s version %s (k3slab)\ngo version %s\n", v.GitVersion, runtime.Version())
@@ -88,6 +91,21 @@ func runComponent(command string, args []string, component func(context.Context,
 		}
 	}
 	if err != nil && ctx.Err() == nil {
+		return fatal(err)
+	}
+	return 0
+}
+
+// runEtcd is not K3s's: an etcd for tests of an external datastore, in DIR, at a
+// client URL such as http://10.0.0.1:2379.
+func runEtcd(args []string) int {
+	if len(args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: k3s lab-etcd DIR URL")
+		return 1
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := datastore.RunAlone(ctx, args[0], args[1]); err != nil {
 		return fatal(err)
 	}
 	return 0

@@ -24,6 +24,10 @@
 // The common /16 is what lets two labs that name the same bridge be two sites on one LAN. The host's own network namespace is
 // never touched. There is no way from a lab to the Internet.
 //
-// Loss, cut cables and partitions are nftables rules and link states in the switch. Delay would need sch_netem, which many
-// kernels lack; it is refused.
+// A node may be behind a NAT router of its own: a further namespace, which has the node's place and address on the switch, and
+// behind it 192.168.1.0/24, the same for all of them. In every node nI.lab is the address that node I, or its router, has on the
+// switch, and switch.lab the switch's own. Kinds are full cone, restricted and symmetric; see [NAT].
+//
+// Loss, one-way cuts, cut cables and partitions are nftables rules and link states in the switch. Delay would need sch_netem,
+// which many kernels lack: the frames of a slow link go through a process of the lab's own (slow.go).
 package lab

@@ -1,20 +1,24 @@
 package lab
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/muster-edge/muster/p2p"
 )
 
 // The test binary plays every part: without one of these words it is the tests, with "lab-init" it is PID 1 of a node, and as
@@ -30,7 +34,20 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
-	os.Exit(m.Run())
+	// A place of its own: other packages' tests mount things, too, while these look for what is left.
+	dir, err := os.MkdirTemp("", "lab-test-")
+	if err == nil {
+		err = os.Setenv("TMPDIR", dir)
+	}
+	code := 1
+	if err == nil {
+		code = m.Run()
+	}
+	if err = errors.Join(err, os.RemoveAll(dir)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 var parts map[string]func(args []string) error
@@ -39,19 +56,17 @@ func init() {
 	parts = map[string]func(args []string) error{
 		InitCommand: Init,
 		"agent":     fakeAgent,
-		"nodes":     fakeNodes,
 		"why":       fakeWhy,
 		"lab-up":    fakeUp,
 		"tell":      fakeTell,
 		"hear":      fakeHear,
 		"orphan":    fakeOrphan,
+		"echo":      fakeEcho,
+		"ask":       fakeAsk,
 	}
 }
 
-const (
-	fakeState = "/run/fake.json"
-	fakeStamp = "/usr/local/fake-boots" // one byte per start of the agent
-)
+const fakeStamp = "/usr/local/fake-boots" // one byte per start of the agent
 
 var fakeGroup = &net.UDPAddr{IP: net.IPv4(239, 77, 77, 77), Port: 7777}
 
@@ -72,6 +87,10 @@ func fakeAgent([]string) error {
 		return err
 	}
 	sender, err := net.DialUDP("udp4", nil, fakeGroup)
+	if err != nil {
+		return err
+	}
+	tell, err := fakeAPI()
 	if err != nil {
 		return err
 	}
@@ -99,22 +118,28 @@ func fakeAgent([]string) error {
 				rows = append(rows, Row{ID: id, Path: "lan"})
 			}
 		}
-		raw, err := json.Marshal(rows)
-		if err != nil {
-			return err
-		}
-		if err := p2p.WriteFile(fakeState, raw, 0o600); err != nil {
-			return err
-		}
+		tell(rows)
 	}
 }
 
-func fakeNodes([]string) error {
-	raw, err := os.ReadFile(fakeState)
-	if err == nil {
-		_, err = os.Stdout.Write(raw)
+// fakeAPI answers as an agent does, with the rows that it was last told.
+func fakeAPI() (tell func([]Row), err error) {
+	if err := os.MkdirAll(filepath.Dir(apiSocket), 0o700); err != nil {
+		return nil, err
 	}
-	return err
+	if err := os.Remove(apiSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", apiSocket)
+	if err != nil {
+		return nil, err
+	}
+	var now atomic.Pointer[[]Row]
+	now.Store(&[]Row{})
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(*now.Load()) })
+	go func() { _ = http.Serve(listener, mux) }()
+	return func(rows []Row) { now.Store(&rows) }, nil
 }
 
 func fakeWhy([]string) error {
@@ -180,6 +205,64 @@ func fakeHear(args []string) error {
 		}
 		count++
 	}
+}
+
+// fakeEcho sends back what one TCP connection to args[0] brings.
+func fakeEcho(args []string) error {
+	listener, err := net.Listen("tcp4", args[0])
+	if err != nil {
+		return err
+	}
+	conn, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(conn, conn)
+	return errors.Join(err, conn.Close())
+}
+
+// fakeAsk prints how long one byte takes to the echo at args[0] and back, after a megabyte came back as it was.
+func fakeAsk(args []string) error {
+	var conn net.Conn
+	var err error
+	for range 100 { // until the echo listens
+		if conn, err = net.Dial("tcp4", args[0]); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	sent := make([]byte, 1<<20)
+	for i := range sent {
+		sent[i] = byte(i * 7 >> 3)
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := conn.Write(sent)
+		wrote <- err
+	}()
+	back := make([]byte, len(sent))
+	if _, err := io.ReadFull(conn, back); err != nil {
+		return err
+	}
+	if err := <-wrote; err != nil {
+		return err
+	}
+	if !bytes.Equal(sent, back) {
+		return errors.New("what came back is not what was sent")
+	}
+	start := time.Now()
+	if _, err := conn.Write(sent[:1]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(conn, back[:1]); err != nil {
+		return err
+	}
+	fmt.Println(time.Since(start))
+	return nil
 }
 
 // fakeOrphan leaves a process behind whose parent has ended.

@@ -41,7 +41,7 @@ func (s *state) writeFilter() error {
 func (s *state) addRules(conn *nftables.Conn, table *nftables.Table) error {
 	lossy := false
 	for _, n := range s.Nodes {
-		lossy = lossy || n.Loss > 0
+		lossy = lossy || n.Loss > 0 || n.Drop != DropNone
 	}
 	if len(s.Partition) == 0 && !lossy {
 		return nil
@@ -58,12 +58,20 @@ func (s *state) addRules(conn *nftables.Conn, table *nftables.Table) error {
 	between := chain("between", nftables.ChainHookForward)
 	received := chain("received", nftables.ChainHookPostrouting)
 	for _, n := range s.Nodes {
-		if n.Loss == 0 {
-			continue
+		out, in := n.Loss, n.Loss
+		switch n.Drop {
+		case DropOut:
+			out = 100
+		case DropIn:
+			in = 100
 		}
-		port := ifname(portName(s.Subnet, n.Number))
-		conn.AddRule(&nftables.Rule{Table: table, Chain: sent, Exprs: dropSome(expr.MetaKeyIIFNAME, port, n.Loss)})
-		conn.AddRule(&nftables.Rule{Table: table, Chain: received, Exprs: dropSome(expr.MetaKeyOIFNAME, port, n.Loss)})
+		port := ifname(s.bridgePort(n))
+		if out > 0 {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: sent, Exprs: dropSome(expr.MetaKeyIIFNAME, port, out)})
+		}
+		if in > 0 {
+			conn.AddRule(&nftables.Rule{Table: table, Chain: received, Exprs: dropSome(expr.MetaKeyOIFNAME, port, in)})
+		}
 	}
 	sets := make([]*nftables.Set, len(s.Partition))
 	for i, group := range s.Partition {
@@ -74,7 +82,7 @@ func (s *state) addRules(conn *nftables.Conn, table *nftables.Table) error {
 			if err != nil {
 				return err
 			}
-			ports = append(ports, nftables.SetElement{Key: ifname(portName(s.Subnet, n.Number))})
+			ports = append(ports, nftables.SetElement{Key: ifname(s.bridgePort(n))})
 		}
 		if err := conn.AddSet(sets[i], ports); err != nil {
 			return err
@@ -82,7 +90,7 @@ func (s *state) addRules(conn *nftables.Conn, table *nftables.Table) error {
 	}
 	for i, from := range sets {
 		for j, to := range sets {
-			if i == j {
+			if i == j || s.OneWay && i > j {
 				continue
 			}
 			conn.AddRule(&nftables.Rule{Table: table, Chain: between, Exprs: []expr.Any{

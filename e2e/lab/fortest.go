@@ -53,16 +53,16 @@ const downTimeout = time.Minute
 const tailLines = 40
 
 func (l *Lab) logTails(t Tester) {
-	logs, err := filepath.Glob(filepath.Join(l.dir, "log", "*.log"))
-	if err != nil {
-		return // the pattern is constant
-	}
-	for _, path := range logs {
+	// The patterns are constant: they have no error.
+	logs, _ := filepath.Glob(filepath.Join(l.dir, "log", "*.log"))
+	k3s, _ := filepath.Glob(filepath.Join(l.dir, "nodes", "*", "var-log", "k3s.log"))
+	for _, path := range append(k3s, logs...) {
 		raw, err := os.ReadFile(path)
 		if err != nil || len(raw) == 0 {
 			continue
 		}
 		lines := strings.Split(strings.TrimRight(string(raw), "\n"), "\n")
-		t.Logf("%s:\n%s", filepath.Base(path), strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
+		name, _ := filepath.Rel(l.dir, path)
+		t.Logf("%s:\n%s", name, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
 	}
 }

@@ -141,6 +141,7 @@ func (l *Lab) addNodes(ctx context.Context, s *state, count int, own map[string]
 	for range count {
 		n := &node{Number: len(s.Nodes) + 1, Hardware: newHardwareID()}
 		n.Name = nodeName(n.Number)
+		n.NAT = l.opts.NAT[n.Name]
 		if err := makeNodeDir(l.nodeDir(n.Name)); err != nil {
 			return err
 		}
@@ -182,6 +183,9 @@ func (l *Lab) powerOn(ctx context.Context, s *state, nodes []*node) error {
 		if n.Init.alive() {
 			continue
 		}
+		if err := l.switchOnRouter(ctx, s, n); err != nil {
+			return err
+		}
 		const spaces = syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS
 		born, err := spawn(s.Binary, roleNode, l.dir, n.Name, spaces, nil)
 		if err != nil {
@@ -198,6 +202,11 @@ func (l *Lab) powerOn(ctx context.Context, s *state, nodes []*node) error {
 		boots.Go(func() error {
 			if err := s.plug(n); err != nil {
 				return err
+			}
+			if n.Delay > 0 {
+				if err := l.slowDown(bootCtx, s, n); err != nil {
+					return err
+				}
 			}
 			return born.grow(bootCtx, n.Name, l.task(s, n))
 		})
@@ -219,7 +228,7 @@ func (l *Lab) powerOn(ctx context.Context, s *state, nodes []*node) error {
 
 func (l *Lab) task(s *state, n *node) *nodeTask {
 	return &nodeTask{
-		Dir: l.nodeDir(n.Name), Log: l.logPath(n.Name), Number: n.Number, Subnet: s.Subnet, Hostname: l.hostname(n.Name),
+		Dir: l.nodeDir(n.Name), Log: l.logPath(n.Name), Number: n.Number, Subnet: s.Subnet, NAT: n.NAT != NATNone, Hostname: l.hostname(n.Name),
 		Hardware: n.Hardware, Binary: s.Binary, K3s: s.K3s, Binds: s.Binds, Env: s.Env,
 	}
 }
@@ -246,7 +255,9 @@ func (l *Lab) hostname(name string) string {
 func (l *Lab) Down(ctx context.Context) error {
 	if !exists(l.dir, "lab.json") && !exists(l.dir, "lock") {
 		// Not a lab's directory (any more). Processes can outlive it if somebody removed it by hand.
-		return l.endProcesses(ctx, nil)
+		err := l.endProcesses(ctx, nil)
+		_ = os.Remove(l.dir) // empty, if a command was killed as it began; else it stays
+		return err
 	}
 	held, err := lockDir(ctx, l.dir, true)
 	if err != nil {
@@ -296,10 +307,13 @@ func (l *Lab) clear(ctx context.Context) error {
 	if err := l.endProcesses(ctx, s); err != nil {
 		return err
 	}
-	if !exists(l.dir, "lab.json") {
-		return nil
+	// What a command left that was killed while it wrote. The state is the first that a lab writes.
+	whole := exists(l.dir, "lab.json")
+	pattern := ".lab.json-*"
+	if whole {
+		pattern = ".*.json-*"
 	}
-	torn, err := filepath.Glob(filepath.Join(l.dir, ".*.json-*")) // left by a command that was killed while it wrote
+	torn, err := filepath.Glob(filepath.Join(l.dir, pattern))
 	if err != nil {
 		return err // the pattern is constant
 	}
@@ -307,6 +321,9 @@ func (l *Lab) clear(ctx context.Context) error {
 		if err := os.Remove(path); err != nil {
 			return err
 		}
+	}
+	if !whole {
+		return nil
 	}
 	for _, name := range []string{"nodes", "log", "config.yaml", "timeline.json", "lab.json"} {
 		if err := os.RemoveAll(filepath.Join(l.dir, name)); err != nil {
@@ -320,7 +337,7 @@ func (l *Lab) endProcesses(ctx context.Context, s *state) error {
 	var all []process
 	if s != nil {
 		for _, n := range s.Nodes {
-			all = append(all, n.Init)
+			all = append(all, n.Init, n.Router, n.Slow)
 		}
 	}
 	strays, err := labProcesses(l.dir)
@@ -373,7 +390,7 @@ func (l *Lab) Nodes() ([]string, error) {
 	return names, nil
 }
 
-// NodeAddr returns the underlay address of a node: what eth0 has, not the mesh.
+// NodeAddr returns the underlay address of a node, not the mesh's: what eth0 has, or what its router has on the switch.
 func (l *Lab) NodeAddr(name string) (netip.Addr, error) {
 	s, n, err := l.find(name)
 	if err != nil {

@@ -11,14 +11,29 @@ import (
 type LinkChange struct {
 	Down  *bool          // true pulls the cable: the node sees the loss of carrier
 	Loss  *float64       // percent of the frames that get lost, each way, each drawn on its own
-	Delay *time.Duration // not possible, see Link
+	Delay *time.Duration // of every frame, each way
+	Drop  *Direction     // everything in this direction is lost; the link stays up
 }
 
-// Link changes the link of a node. A delay is refused: it needs sch_netem, which many kernels lack.
+// Direction is seen from the node.
+type Direction string
+
+const (
+	DropNone Direction = ""
+	DropIn   Direction = "in"
+	DropOut  Direction = "out"
+)
+
+// maxDelay bounds a link's delay: longer ones would only fill the queue.
+const maxDelay = 10 * time.Second
+
+// Link changes the link of a node.
 func (l *Lab) Link(ctx context.Context, name string, change LinkChange) error {
-	if change.Delay != nil && *change.Delay != 0 {
-		return fmt.Errorf("%w: delay on %s: delaying packets needs sch_netem, which the lab does not rely on; "+
-			"it comes with the user-space switch of issue 4", ErrUsage, name)
+	if change.Delay != nil && (*change.Delay < 0 || *change.Delay > maxDelay) {
+		return fmt.Errorf("%w: delay of %s: want 0 to %s", ErrUsage, *change.Delay, maxDelay)
+	}
+	if change.Drop != nil && *change.Drop != DropNone && *change.Drop != DropIn && *change.Drop != DropOut {
+		return fmt.Errorf("%w: drop %q: want in, out or none", ErrUsage, *change.Drop)
 	}
 	if change.Loss != nil && (*change.Loss < 0 || *change.Loss > 100) {
 		return fmt.Errorf("%w: loss of %g percent: want 0 to 100", ErrUsage, *change.Loss)
@@ -30,9 +45,20 @@ func (l *Lab) Link(ctx context.Context, name string, change LinkChange) error {
 		}
 		if change.Loss != nil {
 			n.Loss = *change.Loss
-			if err := s.writeFilter(); err != nil {
-				return err
+		}
+		if change.Drop != nil {
+			n.Drop = *change.Drop
+		}
+		if change.Delay != nil && *change.Delay != n.Delay {
+			n.Delay = *change.Delay
+			if n.Init.alive() { // else it counts when the node boots
+				if err := l.slowDown(ctx, s, n); err != nil {
+					return err
+				}
 			}
+		}
+		if err := s.writeFilter(); err != nil {
+			return err
 		}
 		if change.Down == nil {
 			return nil
@@ -64,6 +90,16 @@ func (l *Lab) Link(ctx context.Context, name string, change LinkChange) error {
 // Partition cuts the switch: a node reaches those of its own group, and nodes in no group reach everybody. It replaces an
 // earlier partition. Nodes that are off, or reboot, stay in their group.
 func (l *Lab) Partition(ctx context.Context, groups ...[]string) error {
+	return l.partition(ctx, false, groups)
+}
+
+// CutOneWay cuts the switch in one direction: a group's frames do not reach the later groups, and theirs arrive. It replaces an
+// earlier partition.
+func (l *Lab) CutOneWay(ctx context.Context, groups ...[]string) error {
+	return l.partition(ctx, true, groups)
+}
+
+func (l *Lab) partition(ctx context.Context, oneWay bool, groups [][]string) error {
 	if len(groups) < 2 {
 		return fmt.Errorf("%w: a partition has two groups or more", ErrUsage)
 	}
@@ -83,17 +119,26 @@ func (l *Lab) Partition(ctx context.Context, groups ...[]string) error {
 				seen[name] = true
 			}
 		}
-		s.Partition = groups
+		s.Partition, s.OneWay = groups, oneWay
 		return s.writeFilter()
 	})
 }
 
-// Heal ends the partition and every loss, and plugs in every cable.
+// Heal ends the partition, every loss and every delay, and plugs in every cable.
 func (l *Lab) Heal(ctx context.Context) error {
 	return l.change(ctx, func(s *state) error {
-		s.Partition = nil
+		s.Partition, s.OneWay = nil, false
 		for _, n := range s.Nodes {
-			n.Loss = 0
+			n.Loss, n.Drop = 0, DropNone
+			if n.Delay == 0 {
+				continue
+			}
+			n.Delay = 0
+			if n.Init.alive() {
+				if err := l.slowDown(ctx, s, n); err != nil {
+					return err
+				}
+			}
 		}
 		if err := s.writeFilter(); err != nil {
 			return err

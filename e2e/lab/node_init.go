@@ -30,6 +30,7 @@ type nodeTask struct {
 	Log      string            `json:"log"` // of the agent, on the host
 	Number   int               `json:"number"`
 	Subnet   int               `json:"subnet"`
+	NAT      bool              `json:"nat"` // eth0 leads to a router of the node's own
 	Hostname string            `json:"hostname"`
 	Hardware string            `json:"hardware"`
 	Binary   string            `json:"binary"`
@@ -60,7 +61,7 @@ func initNode(raw []byte) (func() error, error) {
 	if err := unix.Sethostname([]byte(task.Hostname)); err != nil {
 		return nil, fmt.Errorf("set hostname: %w", err)
 	}
-	if err := setUpLink(task.Subnet, task.Number); err != nil {
+	if err := setUpLink(&task); err != nil {
 		return nil, err
 	}
 	// Socket and log lie in the lab's directory, which the node no longer sees after the change of root.
@@ -85,7 +86,11 @@ func initNode(raw []byte) (func() error, error) {
 	return func() error { return s.serve(control) }, nil
 }
 
-func setUpLink(subnet, number int) error {
+func setUpLink(task *nodeTask) error {
+	address, mask, gateway := subnetAddr(task.Subnet, task.Number), subnetMask, subnetAddr(task.Subnet, switchHost)
+	if task.NAT {
+		address, mask, gateway = natNode, natMask, natRouter
+	}
 	h, err := netlink.NewHandle()
 	if err != nil {
 		return fmt.Errorf("netlink: %w", err)
@@ -98,14 +103,13 @@ func setUpLink(subnet, number int) error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", nodeLink, err)
 	}
-	if err := addAddr(h, link, subnetAddr(subnet, number)); err != nil {
+	if err := addMaskedAddr(h, link, address, mask); err != nil {
 		return err
 	}
 	if err := linkUp(h, nodeLink); err != nil {
 		return err
 	}
 	// The default route also carries multicast; without one, sending to a group fails.
-	gateway := subnetAddr(subnet, switchHost)
 	if err := h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: gateway.AsSlice()}); err != nil {
 		return fmt.Errorf("default route: %w", err)
 	}

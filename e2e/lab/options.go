@@ -24,6 +24,8 @@ type Options struct {
 	Config []byte
 	// NodeConfig replaces Config for the nodes named.
 	NodeConfig map[string][]byte
+	// NAT puts the nodes named behind a router each.
+	NAT map[string]NAT
 	// Bridge, if set, names the bridge; labs that are up with the same name share one, as two sites on one LAN do.
 	Bridge string
 	// Binary is the muster binary, PID 1 and agent of every node. Default: the running executable.
@@ -75,6 +77,14 @@ func (o *Options) complete() error {
 	for name := range o.NodeConfig {
 		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
 			return fmt.Errorf("%w: configuration for %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+		}
+	}
+	for name, kind := range o.NAT {
+		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
+			return fmt.Errorf("%w: NAT for %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+		}
+		if !kind.valid() {
+			return fmt.Errorf("%w: NAT of %s: %q is none of full, restricted, symmetric", ErrUsage, name, kind)
 		}
 	}
 	if o.Binary == "" {

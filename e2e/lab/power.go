@@ -30,7 +30,10 @@ func (s *state) powerOff(ctx context.Context, nodes []*node) error {
 			if err := n.Init.kill(ctx); err != nil {
 				return fmt.Errorf("power off %s: %w", n.Name, err)
 			}
-			n.Init = process{}
+			if err := n.Slow.kill(ctx); err != nil {
+				return fmt.Errorf("end the slow link of %s: %w", n.Name, err)
+			}
+			n.Init, n.Slow = process{}, process{}
 			return s.unplug(n)
 		})
 	}

@@ -105,7 +105,7 @@ func showImageDir(name, root string) error {
 func writeIdentityFiles(task *nodeTask, etc string) error {
 	files := map[string]string{
 		"hostname": task.Hostname + "\n",
-		"hosts":    "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+		"hosts":    "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n" + labHosts(task.Subnet),
 		// No resolver: a lab has no way to the Internet, and a query must fail at once.
 		"resolv.conf": "",
 		"machine-id":  strings.ReplaceAll(task.Hardware, "-", "") + "\n",

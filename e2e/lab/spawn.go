@@ -148,6 +148,10 @@ func Init(args []string) error {
 	switch args[0] {
 	case roleSwitch:
 		run, err = initSwitch()
+	case roleRouter:
+		run, err = initRouter(raw)
+	case roleSlow:
+		run, err = initSlow(raw)
 	case roleNode:
 		run, err = initNode(raw)
 	default:

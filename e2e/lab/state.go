@@ -30,17 +30,23 @@ type state struct {
 	Switch    process           `json:"switch"`
 	Nodes     []*node           `json:"nodes"`
 	Partition [][]string        `json:"partition,omitempty"`
+	OneWay    bool              `json:"one_way,omitempty"` // the partition: later groups reach earlier ones
 }
 
 // node is one machine of the lab.
 type node struct {
-	Name         string    `json:"name"`
-	Number       int       `json:"number"`
-	Hardware     string    `json:"hardware"` // stands for the DMI UUID: survives wipes and reboots
-	Init         process   `json:"init"`     // its PID 1; zero when the power is off
-	Cut          bool      `json:"cut,omitempty"`
-	Loss         float64   `json:"loss,omitempty"` // percent, each way
-	AgentStarted time.Time `json:"agent_started"`
+	Name         string        `json:"name"`
+	Number       int           `json:"number"`
+	Hardware     string        `json:"hardware"` // stands for the DMI UUID: survives wipes and reboots
+	Init         process       `json:"init"`     // its PID 1; zero when the power is off
+	NAT          NAT           `json:"nat,omitempty"`
+	Router       process       `json:"router,omitzero"` // stays on when the node is off
+	Cut          bool          `json:"cut,omitempty"`
+	Loss         float64       `json:"loss,omitempty"`  // percent, each way
+	Drop         Direction     `json:"drop,omitempty"`  // the direction in which everything is lost
+	Delay        time.Duration `json:"delay,omitempty"` // each way
+	Slow         process       `json:"slow,omitzero"`   // carries the frames of a link with a delay
+	AgentStarted time.Time     `json:"agent_started"`
 }
 
 const stateVersion = 1
@@ -91,7 +97,7 @@ func loadState(dir string) (*state, error) {
 	if s.BootID != bootID() {
 		s.Switch = process{}
 		for _, n := range s.Nodes {
-			n.Init = process{}
+			n.Init, n.Router, n.Slow = process{}, process{}, process{}
 		}
 	}
 	return &s, nil

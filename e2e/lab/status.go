@@ -1,11 +1,12 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -48,9 +49,6 @@ type NodeStatus struct {
 // answerTimeout bounds how long one agent may take for an answer.
 const answerTimeout = 10 * time.Second
 
-// askParallelism bounds how many agents are asked at once, because each question starts a process.
-const askParallelism = 4
-
 // Status asks every node's own agent and returns one row per node, in the order of their numbers. A node that cannot answer has
 // a row too, with the phase down or starting and the reason.
 func (l *Lab) Status(ctx context.Context) ([]NodeStatus, error) {
@@ -60,7 +58,6 @@ func (l *Lab) Status(ctx context.Context) ([]NodeStatus, error) {
 	}
 	rows := make([]NodeStatus, len(s.Nodes))
 	var asking errgroup.Group
-	asking.SetLimit(askParallelism)
 	for i, n := range s.Nodes {
 		asking.Go(func() error {
 			rows[i] = l.status(ctx, s, n)
@@ -88,7 +85,7 @@ func (l *Lab) status(ctx context.Context, s *state, n *node) NodeStatus {
 		return row
 	}
 	row.AgentPID = hostPID(n.Init, answer.Agent)
-	rows, err := l.nodeRows(ctx, s, n)
+	rows, err := agentRows(ctx, n)
 	if err != nil {
 		row.Phase, row.Reason = PhaseStarting, err.Error()
 		return row
@@ -102,31 +99,57 @@ func (l *Lab) status(ctx context.Context, s *state, n *node) NodeStatus {
 	return row
 }
 
-// Seen returns what the agent of one node lists: the rows of its own `muster nodes -o json`.
+// Seen returns what the agent of one node lists: what `muster nodes -o json` prints there.
 func (l *Lab) Seen(ctx context.Context, name string) ([]Row, error) {
-	s, n, err := l.find(name)
+	_, n, err := l.find(name)
 	if err != nil {
 		return nil, err
 	}
-	return l.nodeRows(ctx, s, n)
+	return agentRows(ctx, n)
 }
 
-func (l *Lab) nodeRows(ctx context.Context, s *state, n *node) ([]Row, error) {
+// apiSocket is where an agent answers in its own node. It is asked there and not by `muster nodes`: the start of a process per
+// node and question was most of what a machine did while it waited for a site.
+const apiSocket = "/run/muster/muster.sock"
+
+// agentRows returns what the agent of a node lists.
+func agentRows(ctx context.Context, n *node) ([]Row, error) {
+	if !n.Init.alive() {
+		return nil, fmt.Errorf("%s: %w", n.Name, ErrNodeDown)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, errors.New("the agent does not answer"))
 	defer cancel()
-	var out, errOut bytes.Buffer
-	err := s.run(ctx, n, Command{Args: []string{agentPath, "nodes", "-o", "json"}, Stdout: &out, Stderr: &errOut})
-	if err != nil {
-		if text := strings.TrimSpace(errOut.String()); text != "" {
-			err = fmt.Errorf("%w: %s", err, text)
-		}
-		return nil, err
-	}
 	var rows []Row
-	if err := json.Unmarshal(out.Bytes(), &rows); err != nil {
-		return nil, fmt.Errorf("%s: read the answer of its agent: %w", n.Name, err)
+	if err := askAPI(ctx, fmt.Sprintf("/proc/%d/root%s", n.Init.PID, apiSocket), "/v1/nodes", &rows); err != nil {
+		return nil, fmt.Errorf("%s: ask its agent: %w", n.Name, err)
 	}
 	return rows, nil
+}
+
+func askAPI(ctx context.Context, socket, path string, answer any) error {
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://muster"+path, nil)
+	if err != nil {
+		return err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return errors.Unwrap(err) // less the URL, which nobody gave
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return json.NewDecoder(response.Body).Decode(answer)
 }
 
 // Why returns what `muster why` prints in a node.

@@ -113,13 +113,16 @@ func initSwitch() (func() error, error) {
 	if err := unix.Listen(claimFD, 1); err != nil {
 		return nil, fmt.Errorf("listen on the claim: %w", err)
 	}
-	return func() error {
-		signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
-		end := make(chan os.Signal, 1)
-		signal.Notify(end, syscall.SIGTERM)
-		<-end
-		return nil
-	}, nil
+	return untilTerminated, nil
+}
+
+// untilTerminated keeps a process that only holds a namespace: it ends by SIGTERM, not with the terminal.
+func untilTerminated() error {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT)
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM)
+	<-end
+	return nil
 }
 
 func (s *state) setUpBridge() error {
@@ -155,7 +158,7 @@ func (s *state) leaveBridge() error {
 	defer h.Close()
 	var errs []error
 	for _, n := range s.Nodes {
-		errs = append(errs, removeLink(h, portName(s.Subnet, n.Number)))
+		errs = append(errs, removeLink(h, splicedName(s.Subnet, n.Number)), removeLink(h, portName(s.Subnet, n.Number)))
 	}
 	if link, err := h.LinkByName(s.Bridge); err == nil {
 		addr := &netlink.Addr{IPNet: ipNet(subnetAddr(s.Subnet, switchHost))}
@@ -163,9 +166,9 @@ func (s *state) leaveBridge() error {
 			errs = append(errs, fmt.Errorf("remove the address of bridge %s: %w", s.Bridge, err))
 		}
 	}
-	s.Partition = nil
+	s.Partition, s.OneWay = nil, false
 	for _, n := range s.Nodes {
-		n.Loss = 0
+		n.Loss, n.Drop = 0, DropNone
 	}
 	return errors.Join(append(errs, s.writeFilter())...)
 }
@@ -173,11 +176,19 @@ func (s *state) leaveBridge() error {
 // plug lays a cable from the switch into the network namespace of a node that was just started. Whatever is left of the cable
 // of its earlier life is removed first: the kernel removes it too, but not at once.
 func (s *state) plug(n *node) error {
+	if n.NAT != NATNone {
+		return s.plugIntoRouter(n)
+	}
 	h, err := s.netlink()
 	if err != nil {
 		return err
 	}
 	defer h.Close()
+	return s.cable(h, n, n.Init.PID, nodeLink)
+}
+
+// cable connects the node's port of the switch to the network namespace of pid, where the other end is called name.
+func (s *state) cable(h *netlink.Handle, n *node, pid int, name string) error {
 	port := portName(s.Subnet, n.Number)
 	if err := removeLink(h, port); err != nil {
 		return err
@@ -186,14 +197,14 @@ func (s *state) plug(n *node) error {
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", s.Bridge, err)
 	}
-	inside, err := netns.GetFromPid(n.Init.PID)
+	inside, err := netns.GetFromPid(pid)
 	if err != nil {
 		return fmt.Errorf("network namespace of %s: %w", n.Name, err)
 	}
 	defer inside.Close()
 	cable := &netlink.Veth{
 		LinkAttrs:        netlink.LinkAttrs{Name: port, MasterIndex: bridge.Attrs().Index, TxQLen: 1000},
-		PeerName:         nodeLink,
+		PeerName:         name,
 		PeerHardwareAddr: nodeMAC(s.Subnet, n.Number),
 		PeerNamespace:    netlink.NsFd(inside),
 	}
@@ -208,6 +219,9 @@ func (s *state) plug(n *node) error {
 
 // unplug removes the node's cable.
 func (s *state) unplug(n *node) error {
+	if n.NAT != NATNone {
+		return s.unplugFromRouter(n)
+	}
 	h, err := s.netlink()
 	if err != nil {
 		return err
@@ -261,7 +275,12 @@ func removeLink(h *netlink.Handle, name string) error {
 }
 
 func addAddr(h *netlink.Handle, link netlink.Link, addr netip.Addr) error {
-	if err := h.AddrReplace(link, &netlink.Addr{IPNet: ipNet(addr)}); err != nil {
+	return addMaskedAddr(h, link, addr, subnetMask)
+}
+
+func addMaskedAddr(h *netlink.Handle, link netlink.Link, addr netip.Addr, mask int) error {
+	network := &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(mask, 32)}
+	if err := h.AddrReplace(link, &netlink.Addr{IPNet: network}); err != nil {
 		return fmt.Errorf("address %s on %s: %w", addr, link.Attrs().Name, err)
 	}
 	return nil
@@ -300,7 +319,9 @@ func bindClaim(name string) (*os.File, error) {
 }
 
 func readClaims() ([]claim, error) {
-	table, err := os.ReadFile("/proc/net/unix")
+	// Not /proc/net, which is that of the process's first thread: that one may have gone into a node's namespace for good
+	// (see onThread), and shows no other lab then.
+	table, err := os.ReadFile("/proc/thread-self/net/unix")
 	if err != nil {
 		return nil, fmt.Errorf("list running labs: %w", err)
 	}

@@ -73,8 +73,7 @@ type NodeTimeline struct {
 	Reached      map[Until]float64 `json:"reached"`
 }
 
-// waitInterval is how long to leave agents alone between two questions. Each question starts a process in the node, so
-// asking more often would slow down what is waited for.
+// waitInterval is how long to leave agents alone between two questions.
 const waitInterval = 250 * time.Millisecond
 
 // WaitUntil waits until every node that has power and an agent has got as far as goal, and writes DIR/timeline.json. Each change
@@ -156,10 +155,9 @@ func (w *watch) run(ctx context.Context) error {
 			return nil
 		}
 		var asking errgroup.Group
-		asking.SetLimit(askParallelism)
 		for _, n := range w.pending {
 			asking.Go(func() error {
-				w.look(ctx, s, n, len(live))
+				w.look(ctx, n, len(live))
 				return nil
 			})
 		}
@@ -170,8 +168,8 @@ func (w *watch) run(ctx context.Context) error {
 	}
 }
 
-func (w *watch) look(ctx context.Context, s *state, n *node, live int) {
-	rows, err := w.lab.nodeRows(ctx, s, n)
+func (w *watch) look(ctx context.Context, n *node, live int) {
+	rows, err := agentRows(ctx, n)
 	at := time.Since(w.timeline.Started).Seconds()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -264,11 +262,7 @@ func (l *Lab) waitForAnswer(ctx context.Context, n *node) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.opts.Timeout, ErrTimeout)
 	defer cancel()
 	for {
-		s, err := loadState(l.dir)
-		if err != nil {
-			return err
-		}
-		rows, err := l.nodeRows(ctx, s, n)
+		rows, err := agentRows(ctx, n)
 		if err == nil && ownRow(rows) != nil {
 			return nil
 		}

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -66,7 +67,8 @@ func TestKilledBetweenRolesAndK3sChangesNothing(t *testing.T) {
 }
 
 // An init master that stays away for a minute before its cluster counts is
-// passed over (history S4): what it made must not become a second cluster.
+// passed over (history S4): what it made must not become a second cluster, and
+// its place goes to the worker.
 func TestAnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
 	t.Parallel()
 	s := site(t, 4, haSite(t))
@@ -74,6 +76,12 @@ func TestAnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
 	s.cutPower(late)
 	s.requireNoCA(late)
 	abandoned := s.clusterCA(late)
+	s.eventually(readyTime, "three masters without it", func() error {
+		if masters := s.masters(); len(masters) != 3 || slices.Contains(masters, late) {
+			return fmt.Errorf("they are %v", masters)
+		}
+		return nil
+	})
 	s.waitReady(readyTime, s.others(late)...)
 	require.NoError(t, s.Start(t.Context(), late))
 	s.waitReady(readyTime)
@@ -82,7 +90,7 @@ func TestAnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
 	require.Equal(t, 2, cluster.N)
 	require.NotEqual(t, s.id(late), cluster.Init)
 	require.NotEqual(t, abandoned, cluster.CAHash)
-	require.Equal(t, "master/ha", s.rows()[late].Role)
+	require.Equal(t, "worker", s.rows()[late].Role)
 	require.Len(t, s.etcdMemberIDs(s.nodeWith(cluster.Init)), 3)
 	s.waitKubeReady(readyTime)
 }
@@ -104,7 +112,7 @@ func TestKilledOnceAllIsReadyChangesNothing(t *testing.T) {
 		{"the coordinator's agent", s.coordinator, s.killAgent},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &testSite{s.Lab, t}
+			s := &testSite{Lab: s.Lab, t: t}
 			victim := c.victim()
 			down := c.kill(victim)
 			s.whyNames(victim)
@@ -115,7 +123,7 @@ func TestKilledOnceAllIsReadyChangesNothing(t *testing.T) {
 	}
 
 	t.Run("the coordinator freezes for a moment", func(t *testing.T) {
-		s := &testSite{s.Lab, t}
+		s := &testSite{Lab: s.Lab, t: t}
 		s.freezeCoordinator(before)
 	})
 }

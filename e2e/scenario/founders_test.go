@@ -166,8 +166,25 @@ func TestAFounderThatNeverComesBackIsReplacedByAnother(t *testing.T) {
 }
 
 // loseBeforePromise cuts the power of a founder that is asked for its promise. It
-// has a few milliseconds for that, so the agent is killed by its PID.
+// has a few milliseconds for that.
 func (s *testSite) loseBeforePromise() string {
+	s.t.Helper()
+	agents := s.agents()
+	proposer := s.first("a proposer", func(s *testSite, name string) bool {
+		record, promised := s.founding(name).promised()
+		return promised && record.Proposer == s.id(name)
+	})
+	record, _ := s.founding(proposer).promised()
+	i := slices.IndexFunc(record.Founders, func(id string) bool { return !slices.Contains(record.Masters, id) })
+	dead := s.nodeWith(record.Founders[i])
+	s.strikeDown(agents, dead)
+	_, promised := s.founding(dead).promised()
+	s.t.Logf("%s died: promised %v", dead, promised)
+	return dead
+}
+
+// agents is the PIDs of all nodes' agents, as soon as all have one.
+func (s *testSite) agents() map[string]int {
 	s.t.Helper()
 	agents := map[string]int{}
 	s.eventually(soonTime, "every node has an agent", func() error {
@@ -178,16 +195,15 @@ func (s *testSite) loseBeforePromise() string {
 		}
 		return nil
 	})
-	proposer := s.first("a proposer", func(s *testSite, name string) bool {
-		record, promised := s.founding(name).promised()
-		return promised && record.Proposer == s.id(name)
-	})
-	record, _ := s.founding(proposer).promised()
-	i := slices.IndexFunc(record.Founders, func(id string) bool { return !slices.Contains(record.Masters, id) })
-	dead := s.nodeWith(record.Founders[i])
-	require.NoError(s.t, unix.Kill(agents[dead], unix.SIGKILL))
-	s.cutPower(dead)
-	_, promised := s.founding(dead).promised()
-	s.t.Logf("%s died: promised %v", dead, promised)
-	return dead
+	return agents
+}
+
+// strikeDown cuts the power of nodes. Their agents are dead at once, the rest of
+// them within a second.
+func (s *testSite) strikeDown(agents map[string]int, names ...string) {
+	s.t.Helper()
+	for _, name := range names {
+		require.NoError(s.t, unix.Kill(agents[name], unix.SIGKILL))
+	}
+	require.NoError(s.t, s.Kill(s.t.Context(), names...))
 }

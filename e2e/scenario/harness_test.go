@@ -1,5 +1,7 @@
 package scenario
 
+//lint:file-ignore U1000 e2e/long links this file and uses a part of it
+
 import (
 	"bytes"
 	"context"
@@ -10,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,16 +28,20 @@ import (
 // Deadlines, not expectations: an idle machine needs a tenth of them.
 const (
 	// formTime is for a site to have roles and addresses.
-	formTime = 90 * time.Second
+	formTime = 2 * time.Minute
 	// readyTime is for a site of a few nodes to be Ready, all started at once.
-	readyTime = 4 * time.Minute
+	readyTime = 6 * time.Minute
 	// soonTime is for anything that needs no K3s.
-	soonTime = 60 * time.Second
+	soonTime = 90 * time.Second
 )
 
-// pollInterval is between two looks at a condition. A look starts processes in
-// the nodes, so more often would slow down what is waited for.
-const pollInterval = 300 * time.Millisecond
+// pollInterval is between two looks at a condition. A look that starts processes
+// in the nodes slows down what is waited for, so it is followed by a rest of
+// restAfter times as long as it took.
+const (
+	pollInterval = 300 * time.Millisecond
+	restAfter    = 4
+)
 
 // cloudConfig is a node's configuration; the zero value of a field leaves the key
 // out.
@@ -49,19 +57,24 @@ type cloudConfig struct {
 	K3s          map[string]any // beside enabled
 	NoK3s        bool
 	Hostname     string
+	KubeVIP      map[string]any
+	Bootstrap    []string
+	ReplaceAfter time.Duration
+	OnlyReport   bool // dynamic_roles: false
+	ExternalDB   string
 }
 
 // newConfig is a site of its own: a fresh token, and nothing else.
-func newConfig(t *testing.T) cloudConfig {
+func newConfig(t testing.TB) cloudConfig {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), binaries.muster, "token", "generate").Output()
 	require.NoError(t, err, "generate a token")
 	return cloudConfig{Token: strings.TrimSpace(string(out))}
 }
 
-func (c cloudConfig) yaml(t *testing.T) []byte {
+func (c cloudConfig) yaml(t testing.TB) []byte {
 	t.Helper()
-	p2p := map[string]any{"network_token": c.Token}
+	p2p := map[string]any{"network_token": c.Token, "disable_dht": true}
 	set := func(m map[string]any, key string, value any, there bool) {
 		if there {
 			m[key] = value
@@ -70,14 +83,20 @@ func (c cloudConfig) yaml(t *testing.T) []byte {
 	set(p2p, "network_id", c.NetworkID, c.NetworkID != "")
 	set(p2p, "role", c.Role, c.Role != "")
 	set(p2p, "minimum_nodes", c.MinimumNodes, c.MinimumNodes != 0)
-	set(p2p, "auto", map[string]any{"ha": map[string]any{"enable": true, "master_nodes": c.Masters}}, c.Masters > 0)
+	ha := map[string]any{"enable": true, "master_nodes": c.Masters}
+	set(ha, "external_db", c.ExternalDB, c.ExternalDB != "")
+	set(p2p, "auto", map[string]any{"ha": ha}, c.Masters > 0)
 	set(p2p, "dns", true, c.DNS)
+	set(p2p, "replace_after", c.ReplaceAfter.String(), c.ReplaceAfter != 0)
+	set(p2p, "dynamic_roles", false, c.OnlyReport)
 	set(p2p, "join_only", true, c.JoinOnly)
+	set(p2p, "bootstrap", c.Bootstrap, c.Bootstrap != nil)
 	set(p2p, "vpn", c.VPN, c.VPN != nil)
 	k3s := map[string]any{"enabled": !c.NoK3s}
 	maps.Copy(k3s, c.K3s)
 	file := map[string]any{"p2p": p2p, "k3s": k3s}
 	set(file, "hostname", c.Hostname, c.Hostname != "")
+	set(file, "kubevip", c.KubeVIP, c.KubeVIP != nil)
 	out, err := yaml.Marshal(file)
 	require.NoError(t, err)
 	return append([]byte("#cloud-config\n"), out...)
@@ -87,28 +106,38 @@ func (c cloudConfig) yaml(t *testing.T) []byte {
 // test, so they belong on the test's own goroutine.
 type testSite struct {
 	*lab.Lab
-	t *testing.T
+	t testing.TB
+	// last is what the newest wait found missing.
+	last error
 }
 
 // site starts nodes with the same configuration and returns at once. If the test
-// fails, what every node waits for goes to its log.
-func site(t *testing.T, nodes int, config cloudConfig, change ...func(*lab.Options)) *testSite {
+// fails, its log ends with what every node waits for, where a CI that cuts logs
+// still shows it.
+func site(t testing.TB, nodes int, config cloudConfig, change ...func(*lab.Options)) *testSite {
 	t.Helper()
 	opts := lab.Options{Nodes: nodes, Config: config.yaml(t), Binary: binaries.muster, K3s: binaries.k3s}
 	for _, fn := range change {
 		fn(&opts)
 	}
-	s := &testSite{Lab: lab.ForTest(t.Context(), t, opts), t: t}
+	s := &testSite{t: t}
+	var why string
 	t.Cleanup(func() {
 		if t.Failed() {
-			s.tellWhy()
+			t.Logf("last wait: %v\n%s", s.last, why)
+		}
+	})
+	s.Lab = lab.ForTest(t.Context(), t, opts)
+	t.Cleanup(func() {
+		if t.Failed() {
+			why = s.allWhy()
 		}
 	})
 	return s
 }
 
 // nodeConfig gives one node a configuration of its own.
-func nodeConfig(t *testing.T, name string, c cloudConfig) func(*lab.Options) {
+func nodeConfig(t testing.TB, name string, c cloudConfig) func(*lab.Options) {
 	t.Helper()
 	raw := c.yaml(t)
 	return func(o *lab.Options) {
@@ -127,36 +156,37 @@ func onBridge(name string) func(*lab.Options) {
 	return func(o *lab.Options) { o.Bridge = name }
 }
 
-func (s *testSite) tellWhy() {
+// allWhy is what every node waits for.
+func (s *testSite) allWhy() string {
 	// The test's own context has ended by now.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	rows, err := s.Status(ctx)
 	if err != nil {
-		s.t.Logf("status: %v", err)
-		return
+		return fmt.Sprintf("status: %v", err)
 	}
+	var all strings.Builder
 	for _, row := range rows {
 		why, err := s.Why(ctx, row.Node)
-		s.t.Logf("%s %s %q %s ready=%v (err %v)\n%s", row.Node, row.Phase, row.Role, row.Address, row.Ready, err, why)
+		fmt.Fprintf(&all, "%s %s %q %s ready=%v (err %v)\n%s\n", row.Node, row.Phase, row.Role, row.Address, row.Ready, err, why)
 	}
+	return all.String()
 }
 
 // eventually waits until look returns nil, and fails the test with look's last
 // answer when it has not within the deadline.
-func eventually(t *testing.T, within time.Duration, what string, look func() error) {
+func eventually(t testing.TB, within time.Duration, what string, look func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
 	for {
+		start := time.Now()
 		err := look()
 		if err == nil {
 			return
 		}
 		select {
-		case <-tick.C:
+		case <-time.After(max(pollInterval, restAfter*time.Since(start))):
 		case <-ctx.Done():
 			require.FailNow(t, "not within "+within.String()+": "+what, "%v", err)
 		}
@@ -165,7 +195,10 @@ func eventually(t *testing.T, within time.Duration, what string, look func() err
 
 func (s *testSite) eventually(within time.Duration, what string, look func() error) {
 	s.t.Helper()
-	eventually(s.t, within, what, look)
+	eventually(s.t, within, what, func() error {
+		s.last = look()
+		return s.last
+	})
 }
 
 // run runs a command in a node, which must succeed, and returns what it wrote to
@@ -269,6 +302,20 @@ func (s *testSite) byRole() map[string][]string {
 		slices.Sort(names)
 	}
 	return roles
+}
+
+// names is every node of the lab, with power or without.
+func (s *testSite) names() []string {
+	s.t.Helper()
+	names, err := s.Nodes()
+	require.NoError(s.t, err)
+	return names
+}
+
+// others is every node but those named.
+func (s *testSite) others(but ...string) []string {
+	s.t.Helper()
+	return slices.DeleteFunc(s.names(), func(name string) bool { return slices.Contains(but, name) })
 }
 
 // masters is the names of all nodes in a master's role.
@@ -434,7 +481,7 @@ func (s *testSite) agentLog(name string) string {
 
 // requireNoPart makes sure that text holds no piece of a secret that would help
 // anybody. It does not use testify's Contains, which would print both.
-func requireNoPart(t *testing.T, secrets map[string]string, where, text string) {
+func requireNoPart(t testing.TB, secrets map[string]string, where, text string) {
 	t.Helper()
 	const piece = 16 // characters
 	for name, secret := range secrets {
@@ -444,5 +491,30 @@ func requireNoPart(t *testing.T, secrets map[string]string, where, text string) 
 				require.FailNow(t, "a secret leaked", "%s holds characters %d to %d of the %s", where, start, start+piece, name)
 			}
 		}
+	}
+}
+
+// pingAll pings until it is asked when the last answer came.
+func (s *testSite) pingAll(from, address string) (last func() time.Time) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var out bytes.Buffer
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Run(ctx, from, lab.Command{Args: []string{"ping", "-D", "-n", "-i", "0.05", address}, Stdout: &out})
+	}()
+	s.t.Cleanup(cancel)
+	return func() time.Time {
+		cancel()
+		<-done
+		var at time.Time
+		for _, m := range regexp.MustCompile(`(?m)^\[([0-9.]+)\] [0-9]+ bytes from`).FindAllStringSubmatch(out.String(), -1) {
+			seconds, err := strconv.ParseFloat(m[1], 64)
+			require.NoError(s.t, err)
+			at = time.UnixMicro(int64(seconds * 1e6))
+		}
+		require.False(s.t, at.IsZero(), "no answer at all: %s", out.String())
+		return at
 	}
 }

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -27,10 +28,20 @@ func TestLateNodeJoinsARunningSite(t *testing.T) {
 	require.Equal(t, before, after, "a newcomer changes nobody")
 	s.requireOneSite(3)
 	for name := range before {
-		s.run(name, "ping", "-c", "1", "-W", "5", late.Address)
+		s.run(name, "ping", "-c", "1", "-w", "10", late.Address)
 		s.eventually(soonTime, name+" resolves the newcomer", func() error {
 			_, err := s.Exec(t.Context(), name, "getent", "ahostsv4", late.Hostname)
 			return err
 		})
 	}
+
+	// Thrown out again, it is nothing in Kubernetes either.
+	s.run(s.byRole()["master"][0], "muster", "node", "revoke", late.Hostname)
+	s.eventually(soonTime, "Kubernetes has forgotten the revoked node", func() error {
+		nodes, err := s.kubeNodes()
+		if err == nil && len(nodes) != len(before) {
+			err = fmt.Errorf("%v", nodes)
+		}
+		return err
+	})
 }

@@ -18,7 +18,7 @@ func TestSiteWithoutKubernetesIsReady(t *testing.T) {
 	standings := s.standings()
 	for name := range standings {
 		for _, other := range standings {
-			s.run(name, "ping", "-c", "1", "-W", "5", other.Address)
+			s.run(name, "ping", "-c", "1", "-w", "10", other.Address)
 		}
 		require.NoDirExists(t, filepath.Join(s.NodeDir(name), "var-lib-rancher", "k3s"))
 	}
@@ -38,7 +38,7 @@ func TestKubernetesStaysOnTheLANWhenTheVPNIsNotForIt(t *testing.T) {
 	s.waitReady(readyTime)
 	s.requireKubernetesOnTheLAN()
 	standings := s.standings()
-	s.run("n1", "ping", "-c", "1", "-W", "5", standings["n2"].Address)
+	s.run("n1", "ping", "-c", "1", "-w", "10", standings["n2"].Address)
 }
 
 func TestSiteWithoutAVPNIsCoordinatedOnly(t *testing.T) {

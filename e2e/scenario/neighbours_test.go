@@ -36,7 +36,7 @@ func TestTwoTokensOnOneLANAreTwoSites(t *testing.T) {
 	// They do share the LAN, or this would prove nothing.
 	neighbour, err := b.NodeAddr("n1")
 	require.NoError(t, err)
-	a.run("n1", "ping", "-c", "1", "-W", "5", neighbour.String())
+	a.run("n1", "ping", "-c", "1", "-w", "10", neighbour.String())
 }
 
 func TestTwoNetworkIDsUnderOneTokenAreTwoSites(t *testing.T) {

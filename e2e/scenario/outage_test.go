@@ -60,7 +60,7 @@ func (s *testSite) end(o outage) {
 }
 
 // hold keeps a fault up for d. It is not a wait for anything to happen.
-func hold(t *testing.T, d time.Duration) {
+func hold(t testing.TB, d time.Duration) {
 	t.Helper()
 	select {
 	case <-time.After(d):
@@ -71,7 +71,7 @@ func hold(t *testing.T, d time.Duration) {
 
 // instantly waits for something that lasts a few milliseconds at most, so it
 // looks at files only and asks nobody.
-func instantly[T any](t *testing.T, within time.Duration, what string, look func() (T, bool)) T {
+func instantly[T any](t testing.TB, within time.Duration, what string, look func() (T, bool)) T {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -88,20 +88,6 @@ func instantly[T any](t *testing.T, within time.Duration, what string, look func
 			require.NoError(t, t.Context().Err())
 		}
 	}
-}
-
-// names is every node of the lab, with power or without.
-func (s *testSite) names() []string {
-	s.t.Helper()
-	names, err := s.Nodes()
-	require.NoError(s.t, err)
-	return names
-}
-
-// others is every node but those named.
-func (s *testSite) others(but ...string) []string {
-	s.t.Helper()
-	return slices.DeleteFunc(s.names(), func(name string) bool { return slices.Contains(but, name) })
 }
 
 // id is the peer ID of a node, from its disk; empty while there is none.

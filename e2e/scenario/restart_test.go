@@ -84,7 +84,7 @@ func TestAnAgentThatRestartsLeavesK3sAlone(t *testing.T) {
 		{"told to end", unix.SIGTERM},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := &testSite{s.Lab, t}
+			s := &testSite{Lab: s.Lab, t: t}
 			for _, name := range s.names() {
 				row := s.rows()[name]
 				k3s := s.k3sProcesses(row)

@@ -35,8 +35,8 @@ func TestTwoIdenticalNodesBecomeMasterAndWorker(t *testing.T) {
 
 	s.run(master, "muster", "dns", "set", "foo.bar", "2.2.2.2")
 	s.requireNames(before)
-	s.run(master, "ping", "-c", "1", "-W", "5", before[worker].Address)
-	s.run(worker, "ping", "-c", "1", "-W", "5", before[master].Address)
+	s.run(master, "ping", "-c", "1", "-w", "10", before[worker].Address)
+	s.run(worker, "ping", "-c", "1", "-w", "10", before[master].Address)
 
 	s.run(master, "/bin/sh", "-c", "muster kubeconfig > /tmp/kubeconfig && kubectl --kubeconfig /tmp/kubeconfig get nodes")
 	require.Contains(t, s.refused(4, worker, "muster", "kubeconfig"), before[master].Hostname)

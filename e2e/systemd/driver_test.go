@@ -108,17 +108,24 @@ func TestK3sUnderSystemd(t *testing.T) {
 
 	// The agent restarts: K3s does not. It sees it running before it asks for it.
 	require.True(t, c.drive("look", nil).Running)
+	c.drive("apply", &spec)
+	require.Equal(t, strconv.Itoa(first.PID), c.show("k3s", "MainPID"))
+	require.Len(t, c.starts(), 1)
+
+	// It restarts with another configuration: K3s does, too. The pods of the first
+	// live on.
 	changed := spec
 	changed.Args = []string{"--disable servicelb"}
 	c.drive("apply", &changed)
-	require.Equal(t, strconv.Itoa(first.PID), c.show("k3s", "MainPID"))
-	require.Len(t, c.starts(), 1)
+	renewed := c.waitStarts(2)
+	require.Equal(t, []string{"server", "--disable", "servicelb"}, renewed.Args)
+	c.waitState("k3s", "active")
 	require.Equal(t, "no", c.show("k3s", "NeedDaemonReload"))
+	require.True(t, c.alive(first.Shim))
 
-	// A crash: systemd starts it again, with what was asked for last. The pods of
-	// the first live on.
-	c.kill(first.PID)
-	second := c.waitStarts(2)
+	// A crash: systemd starts it again, with what was asked for last.
+	c.kill(renewed.PID)
+	second := c.waitStarts(3)
 	require.Equal(t, []string{"server", "--disable", "servicelb"}, second.Args)
 	c.waitState("k3s", "active")
 	require.Equal(t, "process", c.show("k3s", "KillMode"))
@@ -129,16 +136,16 @@ func TestK3sUnderSystemd(t *testing.T) {
 	require.Equal(t, "inactive", c.show("k3s", "ActiveState"))
 	require.False(t, c.alive(second.PID))
 	require.True(t, c.alive(second.Shim))
-	require.Len(t, c.starts(), 2)
+	require.Len(t, c.starts(), 3)
 
 	// Another role: the other unit, and never both, not even between two attempts.
 	c.drive("apply", &changed)
-	third := c.waitStarts(3)
+	third := c.waitStarts(4)
 	c.kill(third.PID)
 	c.eventually(waitDeadline, "systemd to wait between attempts", func() bool { return c.show("k3s", "SubState") == "auto-restart" })
 	agent := worker()
 	c.drive("apply", &agent)
-	require.Equal(t, []string{"agent"}, c.waitStarts(4).Args)
+	require.Equal(t, []string{"agent"}, c.waitStarts(5).Args)
 	require.Equal(t, "inactive", c.show("k3s", "ActiveState"))
 	c.waitState("k3s-agent", "active")
 

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 func drive(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	d := k3s.New(k3s.Options{Source: k3s.Source{Path: "/shared/k3s"}})
+	d := k3s.New(k3s.Options{Source: k3s.Source{Path: "/shared/k3s"}, RunDir: "/run/muster"})
 	defer d.Close()
 	var err error
 	var kept string

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/multiformats/go-multiaddr"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 // A check says what is wrong with a text in a clause that follows the key, or nothing. It shows none of the text.
@@ -52,6 +54,18 @@ func checkURL(text string) string {
 	return ""
 }
 
+// checkPinnedURL wants the content's checksum behind the URL, where it is not sent to the server.
+func checkPinnedURL(text string) string {
+	if mistake := checkURL(text); mistake != "" {
+		return mistake
+	}
+	_, sum, _ := strings.Cut(text, "#")
+	if hex, pinned := strings.CutPrefix(sum, "sha256="); !pinned || !sha256Hex.MatchString(hex) {
+		return "must end in #sha256= and the content's checksum, 64 hexadecimal digits: what is downloaded is checked before it is applied"
+	}
+	return ""
+}
+
 // showURL leaves out what may be secret: user, query and fragment.
 func showURL(text string) string {
 	u, err := url.Parse(text)
@@ -79,6 +93,13 @@ func checkDatastore(text string) string {
 func checkMultiaddr(text string) string {
 	if _, err := multiaddr.NewMultiaddr(text); err != nil {
 		return "must be a multiaddr such as /ip4/192.0.2.1/udp/4001/quic-v1"
+	}
+	return ""
+}
+
+func checkDHTServer(text string) string {
+	if _, err := p2p.ParseDHTServer(text); err != nil {
+		return "must be a multiaddr with a peer ID, such as /dnsaddr/dht.example.org/p2p/12D3…"
 	}
 	return ""
 }

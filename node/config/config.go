@@ -34,6 +34,7 @@ type P2P struct {
 	JoinOnly     bool
 	ReplaceAfter time.Duration
 	Bootstrap    []string // multiaddrs
+	DHTBootstrap []string // multiaddrs with a peer ID; empty: the public ones
 	DynamicRoles bool
 	VPN          VPN
 	Auto         Auto
@@ -99,6 +100,15 @@ type KubeVIP struct {
 	Version     string
 	Image       string
 	ManifestURL string
+}
+
+// Own returns the address that the masters themselves hold in turn, the zero
+// address when there is none: eip is given and kube-vip is not to keep it.
+func (k KubeVIP) Own() netip.Addr {
+	if k.Enable {
+		return netip.Addr{}
+	}
+	return k.EIP
 }
 
 // Upgrade is the part of the upgrade block that is ours. Kairos's keys are kept: Config.Block("upgrade", …).

@@ -7,13 +7,6 @@ import (
 	"time"
 )
 
-// What this version does not do.
-const (
-	noReplacementYet = "this version does not replace a lost master"
-	noKubeVIPYet     = "this version does not deploy kube-vip"
-	noUpgradeYet     = "this version does not upgrade the operating system"
-)
-
 // Field is one row of the table that everything about our keys comes from.
 type Field struct {
 	Key      string // dotted path, as in a cloud-config
@@ -130,17 +123,17 @@ var ours = []Field{
 	},
 	{
 		Key: "p2p.auto.ha.external_db", Secret: true,
-		Meaning: "K3s's datastore endpoint (`postgres://…`, `mysql://…`) in place of etcd.",
-		check:   checkDatastore, into: func(c *Config) any { return &c.P2P.Auto.HA.ExternalDB },
+		Meaning: "K3s's datastore endpoint (`postgres://…`, `mysql://…`, `http://…` for etcd) in place of etcd on the masters. Every master needs it in its own configuration, where the credentials stay; " +
+			"the site's policy has it without them, and a master that leads to another datastore starts nothing. The masters' total is odd all the same: they vote in the site's own ledger.",
+		check: checkDatastore, into: func(c *Config) any { return &c.P2P.Auto.HA.ExternalDB },
 	},
 	{
-		Key: "p2p.dynamic_roles", Default: "false",
-		Meaning:  "Kairos's wish for roles that are given anew when a node is lost.",
-		NoEffect: "p2p.replace_after says when a lost master is replaced",
-		into:     func(c *Config) any { return &c.P2P.DynamicRoles },
+		Key: "p2p.dynamic_roles", Default: "true",
+		Meaning: "Give the place of a master that is lost to another node. With false, `muster why` only says what would be done, and `muster node replace` does it.",
+		Kairos:  "false there, where true has no effect.", into: func(c *Config) any { return &c.P2P.DynamicRoles },
 	},
 	{
-		Key: "p2p.replace_after", NotYet: noReplacementYet, Default: "15m", Unit: "duration, 1s to 720h", least: time.Second, most: 720 * time.Hour,
+		Key: "p2p.replace_after", Default: "15m", Unit: "duration, 1s to 720h", least: time.Second, most: 720 * time.Hour,
 		Meaning: "How long a master must be dead, to gossip and to etcd, before another node takes its place.",
 		Kairos:  "Muster's own key.", into: func(c *Config) any { return &c.P2P.ReplaceAfter },
 	},
@@ -151,6 +144,10 @@ var ours = []Field{
 	{
 		Key: "p2p.disable_dht", Default: "false", Meaning: "Find peers on the LAN and through p2p.bootstrap only, never across the Internet.",
 		into: func(c *Config) any { return &c.P2P.DisableDHT },
+	},
+	{
+		Key: "p2p.dht_bootstrap", Unit: "multiaddrs with a peer ID", Meaning: "Servers of the Kademlia DHT in which nodes find each other across the Internet, such as `/dnsaddr/dht.example.org/p2p/12D3…`. None: libp2p's public ones.",
+		Kairos: "Muster's own key; the public DHT there.", each: checkDHTServer, into: func(c *Config) any { return &c.P2P.DHTBootstrap },
 	},
 	{
 		Key: "p2p.bootstrap", Unit: "multiaddrs", Meaning: "Addresses of nodes to dial first, beside those in the token, such as `/ip4/192.0.2.1/udp/4001/quic-v1/p2p/12D3…`.",
@@ -179,7 +176,7 @@ var ours = []Field{
 		Kairos: "The default there is false.", into: func(c *Config) any { return &c.K3s.Enabled },
 	},
 	{
-		Key: "k3s.args", Meaning: "Flags for `k3s server`, after Muster's own. Flags that Muster sets itself are refused.",
+		Key: "k3s.args", Meaning: "Flags for `k3s server`, after Muster's own. Flags that Muster sets itself are refused. A change counts from the agent's next start, which then restarts K3s.",
 		each: checkArg, into: func(c *Config) any { return &c.K3s.Args }, Secret: true,
 	},
 	{
@@ -238,42 +235,48 @@ var ours = []Field{
 	},
 
 	{
-		Key: "kubevip.enable", NotYet: noKubeVIPYet, Default: "true when kubevip.eip is set, else false", Meaning: "Deploy kube-vip on the masters.",
-		into: func(c *Config) any { return &c.KubeVIP.Enable },
+		Key: "kubevip.enable", Default: "true when kubevip.eip is set, else false",
+		Meaning: "Who keeps kubevip.eip: with true, kube-vip, which the masters deploy into the cluster; with false, the masters themselves, before Kubernetes runs (docs/vip.md).",
+		Kairos:  "With false, kubevip.eip does nothing there.",
+		into:    func(c *Config) any { return &c.KubeVIP.Enable },
 	},
 	{
-		Key: "kubevip.eip", NotYet: noKubeVIPYet, Unit: "IP address", Meaning: "The virtual address.",
-		into: func(c *Config) any { return &c.KubeVIP.EIP },
+		Key: "kubevip.eip", Unit: "IP address",
+		Meaning: "The virtual address of the API server, on the masters' network. It goes into the servers' certificate and into `muster kubeconfig`. With kubevip.enable: false it is part of the site's policy.",
+		into:    func(c *Config) any { return &c.KubeVIP.EIP },
 	},
 	{
-		Key: "kubevip.interface", NotYet: noKubeVIPYet, Default: "that of the default route", Meaning: "Interface that carries the virtual address.",
+		Key: "kubevip.interface", Default: "the one with a network that kubevip.eip is in", Meaning: "Interface that carries the virtual address.",
 		Kairos: "The default there is the first interface that is not lo.",
 		check:  checkInterface, into: func(c *Config) any { return &c.KubeVIP.Interface },
 	},
 	{
-		Key: "kubevip.static_pod", NotYet: noKubeVIPYet, Default: "false", Meaning: "Deploy as a static pod in place of a DaemonSet.",
-		into: func(c *Config) any { return &c.KubeVIP.StaticPod },
+		Key: "kubevip.static_pod", Default: "false", Meaning: "Deploy kube-vip as a static pod of each master in place of a DaemonSet.",
+		Kairos: "There the pod is written among the cluster's manifests; here where the kubelet takes static pods from.",
+		into:   func(c *Config) any { return &c.KubeVIP.StaticPod },
 	},
 	{
-		Key: "kubevip.version", NotYet: noKubeVIPYet, Default: "v1.2.3", Meaning: "Version of kube-vip's image.", check: checkOneWord,
+		Key: "kubevip.version", Default: "v1.2.3", Meaning: "Version of kube-vip's image.", check: checkOneWord,
 		into: func(c *Config) any { return &c.KubeVIP.Version },
 	},
 	{
-		Key: "kubevip.image", NotYet: noKubeVIPYet, Default: "ghcr.io/kube-vip/kube-vip", Meaning: "kube-vip's image, without version.", check: checkOneWord,
+		Key: "kubevip.image", Default: "ghcr.io/kube-vip/kube-vip", Meaning: "kube-vip's image, without version.", check: checkOneWord,
 		into: func(c *Config) any { return &c.KubeVIP.Image },
 	},
 	{
-		Key: "kubevip.manifest_url", NotYet: noKubeVIPYet, Unit: "http or https URL", Meaning: "A manifest to apply in place of Muster's own.", check: checkURL,
+		Key: "kubevip.manifest_url", Unit: "http or https URL that ends in #sha256= and 64 hexadecimal digits",
+		Meaning: "A manifest in place of kube-vip's account and role. What is downloaded is checked before it is applied.",
+		Kairos:  "There it is not checked, and needs no checksum.", check: checkPinnedURL,
 		show: showURL, into: func(c *Config) any { return &c.KubeVIP.ManifestURL },
 	},
 
 	{
-		Key: "upgrade.health_deadline", NotYet: noUpgradeYet, Default: "10m", Unit: "duration, 1s to 24h", least: time.Second, most: 24 * time.Hour,
-		Meaning: "How long a new image may take to prove healthy in the node's role before it is judged.",
+		Key: "upgrade.health_deadline", Default: "10m", Unit: "duration, 1s to 24h", least: time.Second, most: 24 * time.Hour,
+		Meaning: "How long this node's own K3s or kubelet, or its agent, may be dead before a new image is judged bad and the machine restarts.",
 		Kairos:  "Muster's own key.", into: func(c *Config) any { return &c.Upgrade.HealthDeadline },
 	},
 	{
-		Key: "upgrade.tries", NotYet: noUpgradeYet, Default: "2", Unit: "boots", Min: 1, Max: 10, Meaning: "How often an image that was never good may boot before the other slot takes over.",
+		Key: "upgrade.tries", Default: "2", Unit: "boots", Min: 1, Max: 9, Meaning: "How often an image that was never good may boot before the other slot takes over.",
 		Kairos: "Muster's own key.", into: func(c *Config) any { return &c.Upgrade.Tries },
 	},
 }

@@ -13,6 +13,7 @@ func defaults() *Config {
 			LogLevel:     "info",
 			MinimumNodes: 2,
 			ReplaceAfter: 15 * time.Minute,
+			DynamicRoles: true,
 			VPN:          VPN{Create: true, Use: true},
 			Auto:         Auto{Enable: true, HA: HA{MasterNodes: 2}},
 		},
@@ -85,5 +86,15 @@ func (d *decoder) implied() {
 		c.KubeVIP.Enable = c.KubeVIP.EIP.IsValid()
 	} else if c.KubeVIP.Enable && !c.KubeVIP.EIP.IsValid() {
 		d.refuse(c.Origin("kubevip.enable"), "kubevip.enable", "needs kubevip.eip, the address to keep")
+	}
+	if eip := c.KubeVIP.EIP; eip.IsValid() && (!eip.IsGlobalUnicast() || eip.Zone() != "") {
+		d.refuse(c.Origin("kubevip.eip"), "kubevip.eip", "must be the address of one machine on the masters' network")
+	}
+	if !c.KubeVIP.Enable {
+		for _, key := range []string{"kubevip.static_pod", "kubevip.version", "kubevip.image", "kubevip.manifest_url"} {
+			if written(key) {
+				d.warn(c.Origin(key), key, "has no effect: kube-vip is not deployed (kubevip.enable)")
+			}
+		}
 	}
 }

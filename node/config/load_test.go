@@ -95,6 +95,8 @@ func TestImpliedValues(t *testing.T) {
 		"VPN beside the LAN":               {"p2p.vpn.use: false", func(c *Config) bool { return c.P2P.VPN.Create && !c.P2P.VPN.Use }},
 		"an address switches kube-vip on":  {"kubevip.eip: 10.0.0.9", func(c *Config) bool { return c.KubeVIP.Enable }},
 		"kube-vip off keeps its address":   {"kubevip: {eip: 10.0.0.9, enable: false}", func(c *Config) bool { return !c.KubeVIP.Enable }},
+		"which the masters then hold":      {"kubevip: {eip: 10.0.0.9, enable: false}", func(c *Config) bool { return c.KubeVIP.Own().String() == "10.0.0.9" }},
+		"and not while kube-vip does":      {"kubevip.eip: 10.0.0.9", func(c *Config) bool { return !c.KubeVIP.Own().IsValid() }},
 		"no K3s though there is a token":   {"p2p.network_token: b3RwOg\nk3s.enabled: false", func(c *Config) bool { return !c.K3s.Enabled }},
 		"auto is no static role":           {"p2p.role: auto", func(c *Config) bool { return c.P2P.Role == "" }},
 		"none is no static role":           {"p2p.role: none", func(c *Config) bool { return c.P2P.Role == "" }},

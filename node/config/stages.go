@@ -1,11 +1,14 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os/exec"
+	"slices"
 
 	"github.com/mudler/yip/pkg/executor"
 	"github.com/mudler/yip/pkg/logger"
@@ -31,16 +34,44 @@ type Runner struct {
 // stageParts are the three runs of a stage, as Kairos makes them.
 var stageParts = []string{".before", "", ".after"}
 
-// RunStage runs a stage: NAME.before, NAME and NAME.after, each to its end also when a step of it fails. The error joins
-// those of all steps, each with stage and step. A step whose conditions do not hold is passed over.
-func (r Runner) RunStage(ctx context.Context, name string, c *Config) error {
+// StageSteps is a stage that a configuration has.
+type StageSteps struct {
+	Stage string   `json:"stage"` // as written, "boot.before" included
+	Steps []string `json:"steps"` // names in the order they are written; a step without is "step 2"
+}
+
+// Stages names what a configuration would run, in the order of the stages' names.
+func (c *Config) Stages() ([]StageSteps, error) {
+	all := []StageSteps{}
+	stages, err := c.stages()
+	for _, name := range slices.Sorted(maps.Keys(stages)) {
+		s := StageSteps{Stage: name, Steps: []string{}}
+		for i, step := range stages[name] {
+			s.Steps = append(s.Steps, cmp.Or(step.Name, fmt.Sprintf("step %d", i+1)))
+		}
+		all = append(all, s)
+	}
+	return all, err
+}
+
+func (c *Config) stages() (map[string][]schema.Stage, error) {
 	block := c.root.get("stages")
 	if block == nil {
-		return nil
+		return nil, nil
 	}
 	var stages map[string][]schema.Stage
 	if err := block.yaml().Decode(&stages); err != nil {
-		return fmt.Errorf("run stage %q: a step is not what yip can hold", name) // Load refuses such a file
+		return nil, errors.New("a step is not what yip can hold") // Load refuses such a file
+	}
+	return stages, nil
+}
+
+// RunStage runs a stage: NAME.before, NAME and NAME.after, each to its end also when a step of it fails. The error joins
+// those of all steps, each with stage and step. A step whose conditions do not hold is passed over.
+func (r Runner) RunStage(ctx context.Context, name string, c *Config) error {
+	stages, err := c.stages()
+	if err != nil {
+		return fmt.Errorf("run stage %q: %w", name, err)
 	}
 	var errs []error
 	for _, part := range stageParts {

@@ -205,6 +205,8 @@ func TestEveryKeyOfTheTableDecodes(t *testing.T) {
 			value = "{X: y}"
 		}
 		switch {
+		case f.Key == "kubevip.manifest_url":
+			value = "https://example.com/x#sha256=" + strings.Repeat("a", 64)
 		case f.check != nil && strings.HasSuffix(f.Key, "url"):
 			value = "https://example.com/x"
 		case f.Key == "p2p.auto.ha.master_nodes":

@@ -31,8 +31,8 @@ var wellKnown = []string{"/usr/bin/k3s", "/usr/local/bin/k3s"}
 // is woken many times a minute, and a binary is much for a thin line.
 const wrongPause = time.Minute
 
-// versionTimeout bounds the question for a binary's version.
-const versionTimeout = 30 * time.Second
+// versionTimeout bounds the question for a binary's version. K3s unpacks itself when it is first asked: on a slow disk that takes long.
+const versionTimeout = 2 * time.Minute
 
 // binaries finds K3s and knows its version. It is for one caller at a time.
 type binaries struct {

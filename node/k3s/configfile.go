@@ -51,7 +51,7 @@ func (s Spec) render() ([]byte, error) {
 		c["flannel-iface"] = s.FlannelInterface
 	}
 	if !s.ReplaceArgs && len(s.TLSSANs) > 0 {
-		// K3s appends the user's --tls-san to this list.
+		// A user's --tls-san would replace this list, see argv.
 		c["tls-san"] = slices.Compact(slices.Sorted(slices.Values(s.TLSSANs)))
 	}
 	return c.encode()

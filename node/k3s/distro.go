@@ -7,9 +7,11 @@
 //
 // # Configuration and restarts
 //
-// Apply writes configuration and starts K3s; it never restarts a K3s that runs
-// in the asked role. What changed is on disk for the next start, whoever makes
-// it: systemd, supervise-daemon, or the driver itself.
+// Apply writes configuration and starts K3s. It restarts a K3s that runs in the
+// asked role in one case: an earlier agent started it with other arguments,
+// environment or settings of a person's. What the site decides anew (whom to
+// join, above all) is on disk for the next start, whoever makes it: systemd,
+// supervise-daemon, or the driver itself.
 //
 // # A founding start that dies
 //
@@ -49,8 +51,9 @@ import (
 // Distro is what the agent needs of a Kubernetes distribution.
 type Distro interface {
 	// Apply makes the node run as spec says: binary, configuration, process. It
-	// is idempotent. What runs already in the same role is not restarted:
-	// changed configuration is on disk for the next start.
+	// is idempotent. What runs already in the same role is restarted at most once,
+	// by the first Apply, when a person has changed the configuration since;
+	// anything else that changed is on disk for the next start.
 	Apply(ctx context.Context, spec Spec) error
 	// State reports what was last observed, without waiting.
 	State() State
@@ -63,6 +66,9 @@ type Distro interface {
 	// aside, and the path where they are now is returned ("" when there were
 	// none).
 	Wipe(ctx context.Context) (kept string, err error)
+	// ResetCluster stops a server and makes it the only member of its embedded
+	// etcd, whoever the others were. It is idempotent, and starts nothing.
+	ResetCluster(ctx context.Context, spec Spec) error
 	// Close ends the driver and leaves Kubernetes running.
 	Close() error
 }
@@ -98,6 +104,8 @@ type Spec struct {
 	DatastoreEndpoint string
 	TLSSANs           []string
 	EmbeddedRegistry  bool
+	// KubeVIP is deployed by a server; nil: not.
+	KubeVIP *KubeVIP
 	// Args and Env are the user's, appended to ours; with ReplaceArgs they stand
 	// in place of those of ours that are not reserved, which are the TLSSANs. We
 	// set no variables, so that ReplaceEnv changes nothing.
@@ -147,6 +155,10 @@ func (s Spec) Validate() error {
 		return errors.New("a K3s agent has no datastore")
 	case s.Role == Agent && s.Join == "":
 		return errors.New("a K3s agent needs a server to join")
+	case s.Role == Agent && s.KubeVIP != nil:
+		return errors.New("a K3s agent deploys nothing")
+	case s.KubeVIP != nil && !s.KubeVIP.Address.IsValid():
+		return errors.New("kube-vip needs an address")
 	case s.Role == Agent && s.ServerToken != "":
 		return errors.New("a K3s agent must not hold the server token")
 	case s.Role == Server && s.ServerToken == "":

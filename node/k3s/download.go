@@ -73,7 +73,7 @@ func (d downloader) fetch(ctx context.Context, url string, want []byte, path str
 		return fmt.Errorf("more than %d bytes", d.max)
 	}
 	if got := sum.Sum(nil); !bytes.Equal(got, want) {
-		return fmt.Errorf("%w is %x, k3s.sha256 says %x; nothing was installed", errChecksum, got, want)
+		return fmt.Errorf("%w is %x, the configuration says %x; nothing was installed", errChecksum, got, want)
 	}
 	if err := f.Chmod(0o755); err != nil {
 		return err

@@ -50,8 +50,12 @@ type Driver struct {
 	watching sync.WaitGroup
 	wake     chan struct{}
 
-	// acting is held by who changes what runs.
-	acting sync.Mutex
+	// acting is held by who changes what runs, and guards compared and started:
+	// whether what an earlier agent left running was looked at, and the settings
+	// that K3s was started with, as far as this agent knows.
+	acting   sync.Mutex
+	compared bool
+	started  string
 
 	mu      sync.Mutex
 	spec    *Spec
@@ -143,8 +147,21 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if _, err := writeChanged(d.opts.Root+configFile, text, 0o600); err != nil {
 		return fmt.Errorf("write K3s configuration: %w", err)
 	}
+	settings, err := spec.userSettings()
+	if err != nil {
+		return err
+	}
+	starts, err := d.renew(ctx, spec.Role, settings)
+	if err != nil {
+		return err
+	}
 	if err := d.runner.start(ctx, process{role: spec.Role, binary: binary, args: args, env: spec.Env}); err != nil {
 		return err
+	}
+	if starts {
+		if err := d.noteSettings(settings); err != nil {
+			return err
+		}
 	}
 	d.mu.Lock()
 	before := d.spec
@@ -156,7 +173,22 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if before == nil || before.Role != spec.Role || before.NodeName != spec.NodeName {
 		d.poke()
 	}
+	if spec.Role == Server {
+		// Last: what cannot be downloaded holds nothing else up.
+		return d.deployKubeVIP(ctx, spec.KubeVIP)
+	}
 	return nil
+}
+
+func (d *Driver) deployKubeVIP(ctx context.Context, v *KubeVIP) error {
+	var manifest []byte
+	if v != nil && v.ManifestURL != "" {
+		var err error
+		if manifest, err = d.pinnedManifest(ctx, v.ManifestURL); err != nil {
+			return fmt.Errorf("kubevip.manifest_url: %w", err)
+		}
+	}
+	return writeKubeVIP(d.opts.Root, v, manifest)
 }
 
 // checkDisk refuses to start a server that would found a cluster of its own
@@ -196,6 +228,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 
 func (d *Driver) stop(ctx context.Context) error {
 	err := errors.Join(d.runner.stop(ctx, Server), d.runner.stop(ctx, Agent))
+	d.started = "" // what starts next is noted anew
 	d.mu.Lock()
 	d.spec = nil
 	d.forget()

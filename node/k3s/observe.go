@@ -120,7 +120,16 @@ func (o *observer) close() {
 }
 
 func (c *apiClient) get(ctx context.Context, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	return c.do(ctx, http.MethodGet, path)
+}
+
+func (c *apiClient) delete(ctx context.Context, path string) error {
+	_, err := c.do(ctx, http.MethodDelete, path)
+	return err
+}
+
+func (c *apiClient) do(ctx context.Context, method, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -134,19 +143,20 @@ func (c *apiClient) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, &statusError{path: path, code: response.StatusCode, status: response.Status}
+		return nil, &statusError{method: method, path: path, code: response.StatusCode, status: response.Status}
 	}
 	return body, nil
 }
 
 // statusError is an answer that says no.
 type statusError struct {
+	method string
 	path   string
 	code   int
 	status string
 }
 
-func (e *statusError) Error() string { return fmt.Sprintf("GET %s: %s", e.path, e.status) }
+func (e *statusError) Error() string { return fmt.Sprintf("%s %s: %s", e.method, e.path, e.status) }
 
 func (c *apiClient) nodeReady(ctx context.Context, name string) (ready bool, why string, err error) {
 	body, err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(name))

@@ -55,6 +55,7 @@ func (s Spec) argv() ([]string, error) {
 		}
 		all = append(all, words...)
 	}
+	sans := false
 	for _, word := range all {
 		if !strings.HasPrefix(word, "-") {
 			continue // a value
@@ -62,6 +63,14 @@ func (s Spec) argv() ([]string, error) {
 		name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
 		if reservedFlags[name] {
 			return nil, fmt.Errorf("k3s argument %s %w", dashes(name), ErrReserved)
+		}
+		sans = sans || name == "tls-san"
+	}
+	if sans && !s.ReplaceArgs {
+		// A list on K3s's command line replaces that of its configuration file
+		// (docs.k3s.io/installation/configuration#multiple-config-files).
+		for _, san := range s.TLSSANs {
+			all = append(all, "--tls-san="+san)
 		}
 	}
 	return all, nil

@@ -77,6 +77,19 @@ func remove(path string) error {
 	return err
 }
 
+func holdsVolumes(root string) bool {
+	entries, err := os.ReadDir(root + storage)
+	if err != nil {
+		return false // none, or nothing that can be said
+	}
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), storageKept) {
+			return true
+		}
+	}
+	return false
+}
+
 // keepVolumes moves the local volumes aside and returns where they are now, ""
 // when there are none.
 func keepVolumes(root string, now time.Time) (string, error) {

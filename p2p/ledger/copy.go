@@ -101,6 +101,18 @@ func openReplica(dir string, site Site, disk copyDisk, changed *p2p.Notifier) (*
 	return r, nil
 }
 
+// renewReplica begins an empty copy in the place of a damaged one, which is kept
+// beside it: the last one, under names that nothing reads.
+func renewReplica(dir string, site Site, disk copyDisk, changed *p2p.Notifier) (*replica, error) {
+	for _, name := range []string{copySnapshotFile, copyLogFile} {
+		path := filepath.Join(dir, name)
+		if err := os.Rename(path, path+".damaged"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("set a damaged ledger copy aside: %w", err)
+		}
+	}
+	return openReplica(dir, site, disk, changed)
+}
+
 func (r *replica) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

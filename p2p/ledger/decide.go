@@ -20,7 +20,10 @@ func (l *Ledger) decide(ctx context.Context, p proposal) verdict {
 	if err != nil {
 		return refuse(err)
 	}
-	v := l.voter
+	v := l.voting()
+	if v == nil {
+		return later("this node is no longer a voter")
+	}
 	select {
 	case v.deciding <- struct{}{}:
 	case <-ctx.Done():
@@ -28,7 +31,11 @@ func (l *Ledger) decide(ctx context.Context, p proposal) verdict {
 	}
 	release := func() { <-v.deciding }
 
-	if answer, done := l.judge(c); done {
+	answer, done := l.judge(c)
+	if !done && sets(c.txn, RevokedKey(l.cfg.Identity.ID())) {
+		answer, done = l.stepDown(v), true
+	}
+	if done {
 		release()
 		return answer
 	}
@@ -56,9 +63,20 @@ func (l *Ledger) decide(ctx context.Context, p proposal) verdict {
 	}
 }
 
+// stepDown answers the proposal to revoke this node, which another coordinator
+// is to decide: the author asks again until there is one.
+func (l *Ledger) stepDown(v *voter) verdict {
+	l.spawn(func() {
+		if err := v.raft.LeadershipTransfer().Error(); err != nil {
+			l.cfg.Log.Warn("cannot hand over before being revoked", "error", err)
+		}
+	})
+	return later("the coordinator hands over before it is revoked")
+}
+
 // judge answers what needs no Raft: a repetition, and what would not commit.
 func (l *Ledger) judge(c command) (verdict, bool) {
-	if !l.voter.inOffice() {
+	if !l.IsCoordinator() {
 		return later("this node is no longer the coordinator"), true
 	}
 	// Before the rules: the author of a repetition may have lost the right that

@@ -52,6 +52,10 @@ type signedRequest struct {
 type enrolMessage struct {
 	Version int           `json:"version"`
 	Signed  signedRequest `json:"signed"`
+	// Epoch is by which of the site's tokens the newcomer was let in where it
+	// first asked. A member says it when it passes the request on; what a newcomer
+	// says of itself does not count.
+	Epoch uint64 `json:"epoch,omitempty"`
 }
 
 type enrolAnswer struct {
@@ -190,10 +194,23 @@ func (l *Ledger) answerEnrol(ctx context.Context, from peer.ID, b []byte) enrolA
 	if err := json.Unmarshal(m.Signed.Request, &who); err != nil {
 		return enrolAnswer{Version: 1, Refused: fmt.Sprintf("the request: %v", err)}
 	}
-	if who.ID != from.String() && !IsMember(l.View(), from) {
-		return enrolAnswer{Version: 1, Refused: "a newcomer asks for itself only"}
+	if !IsMember(l.View(), from) {
+		if who.ID != from.String() {
+			return enrolAnswer{Version: 1, Refused: "a newcomer asks for itself only"}
+		}
+		m.Epoch = l.admittedBy(from)
 	}
 	return l.enrol(ctx, m.Signed, m)
+}
+
+// admittedBy returns by which of the site's tokens a newcomer is connected.
+func (l *Ledger) admittedBy(id peer.ID) uint64 {
+	for _, p := range l.cfg.Host.Peers() {
+		if p.ID == id {
+			return p.Epoch
+		}
+	}
+	return 0 // it left; the answer will not reach it
 }
 
 func (l *Ledger) enrol(ctx context.Context, signed signedRequest, m enrolMessage) enrolAnswer {
@@ -211,11 +228,16 @@ func (l *Ledger) enrol(ctx context.Context, signed signedRequest, m enrolMessage
 	if err != nil {
 		return enrolAnswer{Version: 1, Refused: fmt.Sprintf("the request: %v", err)}
 	}
+	if l.cfg.Admit != nil && !IsMember(l.View(), id) {
+		if err := l.cfg.Admit(id, r); err != nil {
+			return enrolAnswer{Version: 1, Refused: err.Error()}
+		}
+	}
 	last := enrolAnswer{Version: 1, Later: "no coordinator: too few masters are reachable"}
 	for {
 		changed := l.Changed()
 		if l.IsCoordinator() {
-			return l.admit(ctx, id, r, signed)
+			return l.admit(ctx, id, r, signed, m.Epoch)
 		}
 		if c, ok := l.Coordinator(); ok && c != l.cfg.Identity.ID() {
 			if last = l.passOn(ctx, c, m); last.Later == "" {
@@ -250,18 +272,15 @@ func (l *Ledger) passOn(ctx context.Context, coordinator peer.ID, m enrolMessage
 }
 
 // admit writes the Member record, on the coordinator.
-func (l *Ledger) admit(ctx context.Context, id peer.ID, r EnrolmentRequest, signed signedRequest) enrolAnswer {
+func (l *Ledger) admit(ctx context.Context, id peer.ID, r EnrolmentRequest, signed signedRequest, epoch uint64) enrolAnswer {
 	for {
 		v := l.View()
-		if _, revoked := v.Get(RevokedKey(id)); revoked {
+		if IsRevoked(v, id) {
 			return enrolAnswer{Version: 1, Refused: "this identity was revoked"}
 		}
-		var epoch uint64
-		if l.cfg.Admit != nil {
-			var err error
-			if epoch, err = l.cfg.Admit(id, r, v); err != nil {
-				return enrolAnswer{Version: 1, Refused: err.Error()}
-			}
+		// Whom it asked may not have heard of the rotation yet.
+		if now := EnrolmentEpoch(v); epoch < now && !IsMember(v, id) {
+			return enrolAnswer{Version: 1, Refused: fmt.Sprintf("this token was replaced: newcomers need that of enrolment epoch %d", now)}
 		}
 		old, _, err := Read[Member](v, MemberKey(id))
 		if err != nil {
@@ -270,6 +289,9 @@ func (l *Ledger) admit(ctx context.Context, id peer.ID, r EnrolmentRequest, sign
 		request, err := json.Marshal(signed)
 		if err != nil {
 			return enrolAnswer{Version: 1, Refused: err.Error()}
+		}
+		if IsMember(v, id) {
+			epoch = old.Value.EnrolmentEpoch
 		}
 		next := old
 		next.Value = Member{

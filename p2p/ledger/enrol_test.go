@@ -73,11 +73,11 @@ func TestAnEnrolmentDoesNotWaitForACoordinatorThatWasLost(t *testing.T) {
 func TestNewcomerHearsWhyItIsNotLetIn(t *testing.T) {
 	s := newSite(t, 1, 1)
 	s.nodes[0].tune = func(c *Config) {
-		c.Admit = func(_ peer.ID, r EnrolmentRequest, _ View) (uint64, error) {
+		c.Admit = func(_ peer.ID, r EnrolmentRequest) error {
 			if r.StaticRole != "" {
-				return 0, errors.New("all masters are there")
+				return errors.New("all masters are there")
 			}
-			return 7, nil
+			return nil
 		}
 	}
 	s.found()
@@ -142,4 +142,38 @@ func FuzzEnrolMessage(f *testing.F) {
 		_, err := m.Signed.open("not a key")
 		require.Error(t, err)
 	})
+}
+
+// Whom the newcomer asked may not have heard of the rotation, and let it in.
+func TestS20ATokenThatWasReplacedEnrolsNobodyThroughAMemberThatIsBehind(t *testing.T) {
+	s := newSite(t, 3, 3).found()
+	c := s.coordinator()
+	s.settled(c.Index())
+	var ids []peer.ID
+	for _, n := range s.nodes {
+		ids = append(ids, n.id())
+	}
+	sealed, err := Seal([]byte("token"), ids)
+	require.NoError(t, err)
+	secret, err := sealed.Encode()
+	require.NoError(t, err)
+	index, err := c.Propose(testContext(t), Txn{}.Set(KeyEnrolment, []byte(`{"epoch":1}`)).Set(SecretKey(SecretNetworkToken), secret))
+	require.NoError(t, err)
+	s.settled(index)
+	for i, via := range s.nodes {
+		n := s.add("new" + string(rune('a'+i)))
+		n.host.stranger = true
+		_, err = Enrol(testContext(t), n.host, via.id(), n.identity, newcomer)
+		require.ErrorIs(t, err, ErrRefused)
+		require.ErrorContains(t, err, "this token was replaced")
+		require.NotContains(t, c.View().entries, MemberKey(n.id()))
+
+		again := s.add("again" + string(rune('a'+i)))
+		again.host.stranger, again.host.epoch = true, 1
+		_, err = Enrol(testContext(t), again.host, via.id(), again.identity, newcomer)
+		require.NoError(t, err)
+		r, _, err := Read[Member](c.View(), MemberKey(again.id()))
+		require.NoError(t, err)
+		require.EqualValues(t, 1, r.Value.EnrolmentEpoch)
+	}
 }

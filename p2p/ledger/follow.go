@@ -102,7 +102,7 @@ func decodeBlock(b []byte) (block, error) {
 
 // status returns what this node tells its followers.
 func (l *Ledger) followStatus() followStatus {
-	s := followStatus{Version: 1, Site: l.site, Index: l.Index(), Voter: l.voter != nil}
+	s := followStatus{Version: 1, Site: l.site, Index: l.Index(), Voter: l.voting() != nil}
 	if c, ok := l.Coordinator(); ok {
 		s.Coordinator = c.String()
 	}
@@ -111,15 +111,23 @@ func (l *Ledger) followStatus() followStatus {
 
 // following returns whom a node's copy is fed by: on a voter the coordinator
 // alone, since only it knows first what is committed; nil if this node is it.
+// A voter that hears no coordinator for long may have lost its seat while it was
+// away, which nobody tells it through Raft: it asks like a follower (S12).
 func (l *Ledger) following() []peer.ID {
-	if l.voter == nil {
+	v := l.voting()
+	if v == nil {
 		return l.members()
 	}
-	c, ok := l.voter.coordinator()
-	if !ok || c == l.cfg.Identity.ID() {
+	c, ok := v.coordinator()
+	switch {
+	case ok && c == l.cfg.Identity.ID():
 		return nil
+	case ok:
+		return []peer.ID{c}
+	case v.forlorn():
+		return l.members()
 	}
-	return []peer.ID{c}
+	return nil
 }
 
 // checkFollow says why a request is refused.
@@ -132,7 +140,7 @@ func (l *Ledger) checkFollow(ctx context.Context, req followRequest) error {
 	case req.Site.ID != l.site.ID:
 		return fmt.Errorf("this is %v, not %v", l.site, req.Site)
 	case req.Site.Generation != l.site.Generation:
-		return fmt.Errorf("this is generation %d of the site, not %d", l.site.Generation, req.Site.Generation)
+		return fmt.Errorf("this is generation %s of the site, not %s", SpellGeneration(l.site.Generation), SpellGeneration(req.Site.Generation))
 	}
 	return nil
 }

@@ -21,7 +21,9 @@ type followClient struct {
 
 	mu         sync.Mutex
 	wish       peer.ID // asked first, once
+	avoid      peer.ID // asked last, once
 	server     peer.ID // whose stream is open
+	begun      time.Time
 	leave      context.CancelFunc
 	last       followStatus
 	heard      time.Time // when last was received
@@ -50,6 +52,16 @@ func (f *followClient) prefer(id peer.ID) {
 	}
 	f.wish = id
 	if f.leave != nil {
+		f.leave()
+	}
+}
+
+// lost leaves the stream of a server that others lost after it began.
+func (f *followClient) lost(id peer.ID, since time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if id == f.server && f.begun.Before(since) {
+		f.avoid = id
 		f.leave()
 	}
 }
@@ -98,18 +110,20 @@ const (
 )
 
 // order returns whom to ask, in turn: the wish, then voters in random order (so
-// that they share the followers), then other members.
+// that they share the followers), then other members, and last who was lost.
 func (f *followClient) order(from []peer.ID) []peer.ID {
 	voters := f.l.voters()
 	rand.Shuffle(len(from), func(i, j int) { from[i], from[j] = from[j], from[i] })
 	f.mu.Lock()
-	wish := f.wish
-	f.wish = ""
+	wish, avoid := f.wish, f.avoid
+	f.wish, f.avoid = "", ""
 	f.mu.Unlock()
 	rank := func(p peer.ID) int {
 		switch {
 		case p == wish:
 			return 0
+		case p == avoid:
+			return 3
 		case slices.Contains(voters, p):
 			return 1
 		}
@@ -126,11 +140,11 @@ func (f *followClient) stream(ctx context.Context, id peer.ID) streamOutcome {
 	left := make(chan struct{})
 	leave := sync.OnceFunc(func() { close(left); cancel() })
 	f.mu.Lock()
-	f.leave = leave
+	f.leave, f.begun = leave, time.Now()
 	f.mu.Unlock()
 
 	var watch sync.WaitGroup
-	if f.l.voter != nil {
+	if f.l.voting() != nil {
 		watch.Go(func() { f.watchCoordinator(ctx, id, leave) })
 	}
 	outcome, err := f.follow(ctx, id)
@@ -235,7 +249,7 @@ func (f *followClient) follow(ctx context.Context, id peer.ID) (outcome streamOu
 // note keeps what the server says of itself.
 func (f *followClient) note(id peer.ID, s followStatus) error {
 	if s.Refused != "" {
-		if s.Site.ID == f.l.site.ID && s.Site.Generation > f.l.site.Generation {
+		if s.Site.ID == f.l.site.ID && Supersedes(s.Site.Generation, f.l.site.Generation) {
 			f.mu.Lock()
 			f.superseded = max(f.superseded, s.Site.Generation)
 			f.mu.Unlock()

@@ -62,7 +62,7 @@ func (l *Ledger) feed(ctx context.Context, s network.Stream, at uint64, said fol
 			return err
 		}
 		at = next
-		if l.voter == nil {
+		if l.voting() == nil {
 			return nil // what this node has is all that it can promise
 		}
 		status := l.followStatus()

@@ -174,7 +174,7 @@ func readFoundingState(path string) (foundingState, error) {
 		return state, fmt.Errorf("read founding: %w", &CorruptError{File: path, Reason: err.Error()})
 	}
 	if state.Version != foundingStateVersion {
-		return state, fmt.Errorf("read founding: %s has version %d, this node knows %d", path, state.Version, foundingStateVersion)
+		return state, fmt.Errorf("read founding: %w", &CorruptError{File: path, Reason: fmt.Sprintf("version %d, this node knows %d", state.Version, foundingStateVersion)})
 	}
 	return state, nil
 }

@@ -74,6 +74,8 @@ type foundingState struct {
 	Founded  *Certificate   `json:"founded,omitempty"`
 	Aborted  []abortedSite  `json:"aborted,omitempty"`
 	Proofs   []Abort        `json:"proofs,omitempty"`
+	// Abandoned are the attempts that an operator took this node out of.
+	Abandoned []string `json:"abandoned,omitempty"`
 }
 
 type abortedSite struct {
@@ -228,7 +230,7 @@ func (m *machine) step(from string, msg genesisMessage) {
 	if msg.Genesis != nil && msg.Genesis.Validate() != nil {
 		return
 	}
-	if m.tellOutcome(from, msg) {
+	if m.refuseAbandoned(from, msg) || m.tellOutcome(from, msg) {
 		return
 	}
 	switch msg.Kind {
@@ -426,7 +428,7 @@ func (m *machine) onRefused(from string, msg genesisMessage) {
 }
 
 func (m *machine) onFounded(c Certificate) {
-	if m.state.Founded != nil || c.verify(m.cfg.Verify) != nil {
+	if m.state.Founded != nil || m.abandoned(c.Genesis.Site) || c.verify(m.cfg.Verify) != nil {
 		return
 	}
 	if !c.Genesis.Founder(m.cfg.Self) {

@@ -48,7 +48,7 @@ func (m *machine) waitingFor(a *attempt) []string {
 	case len(g.Masters)-len(away) < g.Quorum():
 		out = append(out, fmt.Sprintf(
 			"the founding of site %s can neither be finished nor given up without founding master %s, which is away: "+
-				"bring it back, or, if it never returns, wipe the state directories of the other founders (%d of %d founding masters are seen, %d needed)",
+				"bring it back, or, if it never returns, run `muster site abandon` on the other founders (%d of %d founding masters are seen, %d needed)",
 			g.Site, strings.Join(away, ", "), len(g.Masters)-len(away), len(g.Masters), g.Quorum()))
 	case !m.alive[g.Proposer]:
 		out = append(out, fmt.Sprintf("proposer %s is away; finishing or giving up its attempt", g.Proposer))

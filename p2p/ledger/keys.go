@@ -15,6 +15,12 @@ const (
 	KeyEpoch   = "epoch"   // the cluster epoch of Kubernetes
 	KeyCounter = "counter" // of addresses
 	KeyFeature = "feature"
+	KeyVIP     = "vip" // who holds the virtual address
+	// KeyReplacement is the one change of members that is under way, so that there
+	// are never two.
+	KeyReplacement = "replacement"
+	// KeyEnrolment is by which of the site's tokens newcomers are let in.
+	KeyEnrolment = "enrolment"
 
 	PrefixMember  = "member/"
 	PrefixRole    = "role/"
@@ -22,7 +28,11 @@ const (
 	PrefixName    = "name/"
 	PrefixSecret  = "secret/"
 	PrefixDNS     = "dns/"
-	PrefixRevoked = "revoked/" // reserved: nobody may propose it yet
+	PrefixRemoved = "removed/" // nodes that are members no more
+	PrefixRequest = "request/" // what an operator, or the node itself, asks for a node
+	PrefixRevoked = "revoked/"
+	// PrefixRecovery: how the site came to its generation, a record each.
+	PrefixRecovery = "recovery/"
 )
 
 // Names under PrefixSecret.
@@ -30,12 +40,16 @@ const (
 	SecretServerToken = "server-token" // to masters
 	SecretAgentToken  = "agent-token"  // to every member
 	SecretKubeconfig  = "kubeconfig"   // the admin's, to masters
+
+	SecretNetworkToken = "network-token" // to every member, once the first was replaced
 )
 
 func MemberKey(id peer.ID) string  { return PrefixMember + id.String() }
 func RoleKey(id peer.ID) string    { return PrefixRole + id.String() }
 func AddressKey(id peer.ID) string { return PrefixAddress + id.String() }
 func NameKey(id peer.ID) string    { return PrefixName + id.String() }
+func RemovedKey(id peer.ID) string { return PrefixRemoved + id.String() }
+func RequestKey(id peer.ID) string { return PrefixRequest + id.String() }
 func RevokedKey(id peer.ID) string { return PrefixRevoked + id.String() }
 func SecretKey(name string) string { return PrefixSecret + name }
 func DNSKey(name string) string    { return PrefixDNS + name }

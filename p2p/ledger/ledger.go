@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -37,7 +39,9 @@ type Site struct {
 	Generation uint64 `json:"generation"`
 }
 
-func (s Site) String() string { return fmt.Sprintf("site %q generation %d", s.ID, s.Generation) }
+func (s Site) String() string {
+	return fmt.Sprintf("site %q generation %s", s.ID, SpellGeneration(s.Generation))
+}
 
 // Config is what a ledger is made of. Dir, Identity and Host are required.
 type Config struct {
@@ -53,28 +57,49 @@ type Config struct {
 	// JSON object.
 	CheckPolicy func(policy json.RawMessage) error
 
-	// Admit decides about a newcomer whose request is well formed and signed,
-	// on the coordinator. It returns the Member record's EnrolmentEpoch. An
-	// error is the reason that the newcomer hears. nil admits everybody who
-	// passed admission.
-	Admit func(newcomer peer.ID, r EnrolmentRequest, v View) (epoch uint64, err error)
+	// Admit decides about a newcomer whose request is well formed and signed, on
+	// the node that it asks and again on the coordinator. An error is the reason
+	// that the newcomer hears. nil lets in everybody who passed admission.
+	Admit func(newcomer peer.ID, r EnrolmentRequest) error
 
-	disk copyDisk // tests break it
+	disk copyDisk                // tests break it
+	step func(name string) error // tests cut the power
+}
+
+func (c Config) logger() *slog.Logger {
+	if c.Log == nil {
+		return slog.Default()
+	}
+	return c.Log
+}
+
+// reached names a durable step of a recovery, after it is on the disk.
+func (c Config) reached(step string) error {
+	if c.step == nil {
+		return nil
+	}
+	return c.step(step)
 }
 
 // Ledger is this node's copy of what the site decided, and its part in deciding.
 // All methods may be called at the same time.
 type Ledger struct {
-	cfg     Config
-	site    Site
-	genesis *Genesis // nil on a node that joined later
-	lock    *os.File
-	copy    *replica
-	voter   *voter // nil on a follower
-	changed p2p.Notifier
-	follow  *followClient
-	slots   chan struct{} // bounds the proposals in hand
-	enrols  *enrolLimit
+	cfg  Config
+	site Site
+	// superseded is a generation to which this node has given way: it does not
+	// vote, and waits for that generation's copy.
+	superseded uint64
+	opened     time.Time
+	genesis    *Genesis // nil on a node that joined later
+	lock       *os.File
+	damage     *CorruptError // of the copy that was there
+	copy       *replica
+	seat       atomic.Pointer[voter] // nil on a follower
+	seating    sync.Mutex            // held by who takes or leaves the seat
+	changed    p2p.Notifier
+	follow     *followClient
+	slots      chan struct{} // bounds the proposals in hand
+	enrols     *enrolLimit
 
 	ctx  context.Context // ends at Close
 	stop context.CancelFunc
@@ -105,8 +130,8 @@ func Join(cfg Config, site Site) (*Ledger, error) {
 }
 
 // Open starts the ledger that is on the disk: ErrNoLedger when there is none, a
-// *CorruptError when a file is damaged. It needs no other node; what was decided
-// before can be read at once.
+// *CorruptError when a file is damaged that cannot be had again; Damage tells of one
+// that can. It needs no other node; what was decided before can be read at once.
 func Open(cfg Config) (*Ledger, error) {
 	m, err := readMeta(cfg.Dir)
 	if err != nil {
@@ -125,13 +150,13 @@ func begin(cfg Config, m meta) (*Ledger, error) {
 	case old.Site.ID != m.Site.ID:
 		return nil, fmt.Errorf("start ledger: %s holds %v, not %v", cfg.Dir, old.Site, m.Site)
 	case old.Site.Generation > m.Site.Generation:
-		return nil, fmt.Errorf("start ledger: %s holds generation %d, newer than %d", cfg.Dir, old.Site.Generation, m.Site.Generation)
+		return nil, fmt.Errorf("start ledger: %s holds generation %s, newer than %s", cfg.Dir, SpellGeneration(old.Site.Generation), SpellGeneration(m.Site.Generation))
 	case old.Site.Generation < m.Site.Generation:
-		return nil, fmt.Errorf("start ledger: %s holds generation %d; wipe it before joining generation %d", cfg.Dir, old.Site.Generation, m.Site.Generation)
+		return nil, fmt.Errorf("start ledger: %s holds generation %s; wipe it before joining generation %s", cfg.Dir, SpellGeneration(old.Site.Generation), SpellGeneration(m.Site.Generation))
 	default:
 		return start(cfg, old)
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(dataDir(cfg.Dir, m.Site), 0o700); err != nil {
 		return nil, fmt.Errorf("start ledger: %w", err)
 	}
 	if err := writeMeta(cfg.Dir, m); err != nil {
@@ -144,9 +169,7 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 	if self := cfg.Identity.ID().String(); m.Self != self {
 		return nil, &CorruptError{File: filepath.Join(cfg.Dir, metaFile), Reason: fmt.Sprintf("it belongs to node %s, this is %s", m.Self, self)}
 	}
-	if cfg.Log == nil {
-		cfg.Log = slog.Default()
-	}
+	cfg.Log = cfg.logger()
 	if cfg.Timing == (Timing{}) {
 		cfg.Timing = SiteTiming()
 	}
@@ -157,19 +180,28 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 		cfg:     cfg,
 		site:    m.Site,
 		genesis: m.Genesis,
-		slots:   make(chan struct{}, maxProposalsInHand),
-		enrols:  newEnrolLimit(),
+		opened:  time.Now(),
+
+		superseded: m.Superseded,
+
+		slots:  make(chan struct{}, maxProposalsInHand),
+		enrols: newEnrolLimit(),
 	}
 	l.lock, err = lockDir(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	l.copy, err = openReplica(cfg.Dir, m.Site, cfg.disk, &l.changed)
+	l.copy, err = openReplica(dataDir(cfg.Dir, m.Site), m.Site, cfg.disk, &l.changed)
+	if !m.Voter && errors.As(err, &l.damage) {
+		// Others have what a follower's copy had.
+		cfg.Log.Error("this node's copy of the decisions is set aside, and fetched again", "error", l.damage)
+		l.copy, err = renewReplica(dataDir(cfg.Dir, m.Site), m.Site, cfg.disk, &l.changed)
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.lock.Close())
 	}
 	l.ctx, l.stop = context.WithCancel(context.Background())
-	if m.Voter {
+	if m.Voter && m.Superseded == 0 {
 		if err := l.startVoter(m); err != nil {
 			l.stop()
 			return nil, errors.Join(fmt.Errorf("open ledger: %w", err), l.copy.close(), l.lock.Close())
@@ -180,12 +212,13 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 	cfg.Host.Handle(ProtocolPropose, p2p.AccessMember, l.serve(l.servePropose))
 	cfg.Host.Handle(ProtocolFollow, p2p.AccessMember, l.serve(l.serveFollow))
 	cfg.Host.Handle(ProtocolEnrol, p2p.AccessAdmitted, l.serve(l.serveEnrol))
+	cfg.Host.Handle(ProtocolSync, p2p.AccessMember, l.serve(l.serveSync))
 	return l, nil
 }
 
 func (l *Ledger) startVoter(m meta) error {
 	v, err := openVoter(voterConfig{
-		dir:     l.cfg.Dir,
+		dir:     dataDir(l.cfg.Dir, m.Site),
 		host:    l.cfg.Host,
 		site:    m.Site,
 		self:    raft.ServerID(m.Server),
@@ -200,12 +233,13 @@ func (l *Ledger) startVoter(m meta) error {
 	if err != nil {
 		return err
 	}
-	l.voter = v
+	l.seat.Store(v)
 	if m.Bootstrapped {
 		return nil
 	}
 	m.Bootstrapped = true
 	if err := writeMeta(l.cfg.Dir, m); err != nil {
+		l.seat.Store(nil)
 		return errors.Join(err, v.close())
 	}
 	return nil
@@ -239,15 +273,26 @@ func (l *Ledger) List(prefix string) []Entry { return l.View().List(prefix) }
 // View returns the local copy as it is now.
 func (l *Ledger) View() View { return l.copy.view() }
 
+// Damage is what was wrong with the copy that was here, if it had to be set aside
+// and begun anew.
+func (l *Ledger) Damage() (*CorruptError, bool) { return l.damage, l.damage != nil }
+
 // Changed is closed when the copy, the coordinator or the status changed. Take
 // it before reading.
 func (l *Ledger) Changed() <-chan struct{} { return l.changed.Changed() }
 
+// Lost says that gossip has held a node for dead since then. A follower leaves
+// that node's stream for another's, instead of waiting until its silence is long
+// enough. A stream that began later works in spite of gossip, and stays.
+func (l *Ledger) Lost(id peer.ID, since time.Time) { l.follow.lost(id, since) }
+
 // Coordinator returns the node that decides, as far as this one knows. It may
 // be gone already.
 func (l *Ledger) Coordinator() (peer.ID, bool) {
-	if l.voter != nil {
-		return l.voter.coordinator()
+	if v := l.voting(); v != nil {
+		if id, known := v.coordinator(); known || !v.forlorn() {
+			return id, known
+		}
 	}
 	return l.follow.coordinator()
 }
@@ -255,15 +300,25 @@ func (l *Ledger) Coordinator() (peer.ID, bool) {
 // IsCoordinator says whether this node decides now: it leads, has applied
 // everything committed before its term, and the genesis record is there. What
 // it plans from View is therefore planned from all decisions.
-func (l *Ledger) IsCoordinator() bool { return l.voter != nil && l.voter.inOffice() }
+func (l *Ledger) IsCoordinator() bool {
+	v := l.voting()
+	return v != nil && v.inOffice()
+}
+
+// Leads says whether Raft calls this node the leader, able to decide or not.
+func (l *Ledger) Leads() bool {
+	v := l.voting()
+	return v != nil && v.raft.State() == raft.Leader
+}
 
 // TransferLeadership makes another voter coordinator, before this node reboots.
 // An error when this node is not the coordinator, or nobody can take over.
 func (l *Ledger) TransferLeadership(ctx context.Context) error {
-	if !l.IsCoordinator() {
+	v := l.voting()
+	if v == nil || v.raft.State() != raft.Leader {
 		return errors.New("transfer leadership: this node is not the coordinator")
 	}
-	f := l.voter.raft.LeadershipTransfer()
+	f := v.raft.LeadershipTransfer()
 	done := make(chan error, 1)
 	if !l.spawn(func() { done <- f.Error() }) {
 		return ErrClosed
@@ -288,14 +343,16 @@ func (l *Ledger) Close() error {
 	}
 	l.done = true
 	l.mu.Unlock()
-	for _, p := range []protocol.ID{ProtocolPropose, ProtocolFollow, ProtocolEnrol} {
+	for _, p := range []protocol.ID{ProtocolPropose, ProtocolFollow, ProtocolEnrol, ProtocolSync} {
 		l.cfg.Host.Unhandle(p)
 	}
 	l.stop()
 	var err error
-	if l.voter != nil {
-		err = l.voter.close()
+	l.seating.Lock()
+	if v := l.voting(); v != nil {
+		err = v.close()
 	}
+	l.seating.Unlock()
 	l.wg.Wait()
 	return errors.Join(err, l.copy.close(), l.lock.Close())
 }
@@ -338,8 +395,8 @@ func (l *Ledger) serve(fn func(ctx context.Context, s network.Stream) error) fun
 // Raft configuration on a voter, else what the copy says.
 func (l *Ledger) voters() []peer.ID {
 	var out []peer.ID
-	if l.voter != nil {
-		for _, s := range l.voter.servers() {
+	if v := l.voting(); v != nil {
+		for _, s := range v.servers() {
 			if p, ok := serverPeer(s.ID); ok && s.Suffrage == raft.Voter {
 				out = append(out, p)
 			}

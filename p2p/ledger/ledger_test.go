@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
-
-	"github.com/muster-edge/muster/p2p"
 )
 
 func TestFoundersCommitTheGenesisRecordFirst(t *testing.T) {
@@ -337,38 +336,6 @@ func TestPowerCutInTheMiddleOfTheBootstrapCostsNothing(t *testing.T) {
 	require.True(t, founded)
 }
 
-func TestLowerGenerationNeitherFollowsNorDecides(t *testing.T) { // S7
-	s := newSite(t, 2, 1).found()
-	s.settled(s.coordinator().Index())
-	behind := s.nodes[1]
-	behind.stop()
-	m, err := readMeta(s.nodes[0].dir)
-	require.NoError(t, err)
-	s.nodes[0].stop()
-
-	// As recovery will: the same copy in a higher generation.
-	m.Site.Generation = 1
-	require.NoError(t, writeMeta(s.nodes[0].dir, m))
-	var changed p2p.Notifier
-	r, err := openReplica(s.nodes[0].dir, Site{ID: m.Site.ID}, realDisk{}, &changed)
-	require.NoError(t, err)
-	r.site.Generation = 1
-	require.NoError(t, r.writeSnapshot(r.state))
-	require.NoError(t, r.close())
-	s.nodes[0].restart()
-	s.coordinator()
-
-	behind.restart()
-	eventually(t, "it knows that it was left behind", func() bool { return behind.Status().Superseded == 1 })
-	require.NotEmpty(t, behind.Status().Waiting())
-	_, err = behind.Propose(testContext(t), dns("a", "10.0.0.1", 0))
-	require.ErrorIs(t, err, ErrRefused)
-	_, err = Join(behind.config(), m.Site)
-	require.ErrorContains(t, err, "wipe it before")
-	_, err = Join(s.nodes[0].config(), Site{ID: m.Site.ID})
-	require.ErrorContains(t, err, "newer than")
-}
-
 func TestNewcomerWithEmptyCopyFollowsWhoeverIsThere(t *testing.T) {
 	s := newSite(t, 2, 1).found()
 	c := s.coordinator()
@@ -389,6 +356,66 @@ func TestNewcomerWithEmptyCopyFollowsWhoeverIsThere(t *testing.T) {
 	s.settled(index)
 	eventually(t, "the coordinator is known", func() bool { id, ok := n.Coordinator(); return ok && id == c.id() })
 	require.Empty(t, n.Status().Waiting())
+}
+
+func TestAFollowerLeavesAServerThatGossipLost(t *testing.T) {
+	s := newSite(t, 4, 3)
+	s.timing.Keepalive = time.Hour // nothing is found out by silence
+	s.found()
+	s.settled(s.coordinator().Index())
+	follower := s.nodes[3]
+	server := func() peer.ID {
+		follower.follow.mu.Lock()
+		defer follower.follow.mu.Unlock()
+		return follower.follow.server
+	}
+	eventually(t, "it follows a master", func() bool { return server() != "" })
+	lost := server()
+	follower.Lost(lost, time.Now().Add(-time.Hour))
+	require.Never(t, func() bool { return server() != lost }, 10*s.timing.FollowRetry, s.timing.FollowRetry, "a stream younger than the death")
+	follower.Lost(lost, time.Now())
+	eventually(t, "it follows another", func() bool { now := server(); return now != "" && now != lost })
+	require.Contains(t, Masters(follower.View()), server())
+}
+
+func TestAFollowersDamagedCopyIsFetchedAgain(t *testing.T) {
+	s := newSite(t, 3, 1).found()
+	c := s.coordinator()
+	for i := range 5 {
+		_, err := c.Propose(testContext(t), dns(fmt.Sprint("d", i), "192.0.2.1", 0))
+		require.NoError(t, err)
+	}
+	s.settled(c.Index())
+	rand := rand.New(rand.NewPCG(1, 1))
+	for _, n := range s.nodes {
+		if n == c {
+			continue
+		}
+		n.stop()
+		path := filepath.Join(n.dir, copyLogFile)
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		b[frameHead+rand.IntN(len(b)/2)] ^= 0x10
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+		n.restart()
+		damage, was := n.Damage()
+		require.True(t, was)
+		require.Contains(t, damage.File, copyLogFile)
+		kept, err := os.ReadFile(path + ".damaged")
+		require.NoError(t, err)
+		require.Equal(t, b, kept)
+	}
+	s.settled(c.Index())
+	for _, n := range s.nodes {
+		require.Equal(t, c.List(""), n.List(""))
+	}
+
+	// A voter's is not set aside: nobody else may have all of it.
+	c.stop()
+	require.NoError(t, os.WriteFile(filepath.Join(c.dir, copySnapshotFile), []byte("rubbish"), 0o600))
+	var damage *CorruptError
+	_, err := Open(c.config())
+	require.ErrorAs(t, err, &damage)
 }
 
 func TestAStrangerThatNamesTheSiteDecidesNothingForAFollower(t *testing.T) {

@@ -39,7 +39,8 @@ type memHost struct {
 	net      *memNet
 	id       peer.ID
 	site     string
-	stranger bool // no member: only protocols for the admitted
+	stranger bool   // no member: only protocols for the admitted
+	epoch    uint64 // of the token by which others have let it in
 
 	mu       sync.Mutex
 	up       bool
@@ -133,7 +134,7 @@ func (h *memHost) Peers() []p2p.Peer {
 	var out []p2p.Peer
 	for id, o := range h.net.hosts {
 		if id != h.id && o.up && !h.net.cuts[pair(id, h.id)] {
-			out = append(out, p2p.Peer{ID: id, Greeting: p2p.Greeting{Site: o.site}})
+			out = append(out, p2p.Peer{ID: id, Greeting: p2p.Greeting{Site: o.site}, Epoch: o.epoch})
 		}
 	}
 	return out

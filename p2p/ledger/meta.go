@@ -28,6 +28,9 @@ type meta struct {
 	Founding     []raft.Server `json:"founding,omitempty"`
 	Genesis      *Genesis      `json:"genesis,omitempty"`
 	Bootstrapped bool          `json:"bootstrapped,omitempty"`
+	// Superseded is a generation to which this node has given way and whose copy it
+	// does not have yet: it votes no more.
+	Superseded uint64 `json:"superseded,omitempty"`
 }
 
 func foundingMeta(cfg Config, cert Certificate) (meta, error) {

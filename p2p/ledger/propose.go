@@ -148,7 +148,7 @@ func (l *Ledger) coordinators() []peer.ID {
 	if c, ok := l.Coordinator(); ok && c != self {
 		out = append(out, c)
 	}
-	if l.voter != nil {
+	if l.voting() != nil {
 		return out
 	}
 	rest := l.voters()

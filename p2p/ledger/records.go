@@ -36,10 +36,15 @@ type Member struct {
 	Request        []byte `json:"request"`
 }
 
-// Role is what the planner made of a node, and why.
+// Role is what the planner made of a node, and why. Tenure counts how often the
+// node was made another thing, for which its Kubernetes data has to go; it may
+// begin the present one once Cleared says that the masters have forgotten what it
+// was before.
 type Role struct {
-	Role   string `json:"role"`
-	Reason string `json:"reason,omitempty"`
+	Role    string `json:"role"`
+	Reason  string `json:"reason,omitempty"`
+	Tenure  int    `json:"tenure,omitempty"`
+	Cleared int    `json:"cleared,omitempty"`
 }
 
 // Address is a node's address in the mesh, for the life of the site.
@@ -77,6 +82,25 @@ type DNS struct {
 type Feature struct {
 	Level int `json:"level"`
 }
+
+// VIP is the lease of the site's virtual address. Whoever holds it keeps the
+// address for a bounded time after each Ledger.Sync that still shows this record.
+type VIP struct {
+	// Holder is the last one while nobody holds the address.
+	Holder string `json:"holder"`
+	// Fence numbers the grants and only grows.
+	Fence uint64 `json:"fence"`
+	// Status is VIPHeld, VIPRevoked or VIPReleased.
+	Status string `json:"status"`
+}
+
+// What becomes of a VIP: granted; taken away, and perhaps still on the holder's
+// interface; put down, by the holder's own word.
+const (
+	VIPHeld     = "held"
+	VIPRevoked  = "revoked"
+	VIPReleased = "released"
+)
 
 // Record is a typed record with what is needed to change it: its index for the
 // comparison, and the fields that this version does not know.
@@ -166,14 +190,14 @@ func Masters(v View) []peer.ID {
 	roles := ReadAll[Role](v, PrefixRole)
 	var out []peer.ID
 	for id, r := range roles {
-		if IsMaster(r.Value.Role) {
+		if IsMaster(r.Value.Role) && !isGone(v, id) {
 			out = append(out, id)
 		}
 	}
 	if g, ok := ReadGenesis(v); ok {
 		for _, m := range g.Masters {
 			id, err := peer.Decode(m)
-			if _, decided := roles[id]; err == nil && !decided {
+			if _, decided := roles[id]; err == nil && !decided && !isGone(v, id) {
 				out = append(out, id)
 			}
 		}
@@ -183,8 +207,11 @@ func Masters(v View) []peer.ID {
 }
 
 // IsMember says whether a node belongs to the site: it was let in, or founded
-// it.
+// it; and nobody has removed or revoked it since.
 func IsMember(v View, id peer.ID) bool {
+	if isGone(v, id) {
+		return false
+	}
 	if _, ok := v.Get(MemberKey(id)); ok {
 		return true
 	}

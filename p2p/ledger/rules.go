@@ -14,12 +14,14 @@ import (
 type proposer int
 
 const (
-	byNobody      proposer = iota // only the founding writes it
+	byNobody      proposer = iota // only the founding, or a recovery, writes it
 	byCoordinator                 // the planner, where it runs now
 	byMaster                      // an operator, through a master
 	byOwner                       // the coordinator; the node that the key names, once the record exists
 	byKeeper                      // the coordinator or a master: secrets that all masters hold
+	byAsker                       // the coordinator, a master, or the node that the key names
 	byEpoch                       // the coordinator; the init node for its CA hash (see checkEpoch)
+	byVIPHolder                   // the coordinator; the holder, to put it down (see checkVIP)
 )
 
 // rule is one line of the table of who may propose what.
@@ -46,13 +48,19 @@ var rules = []rule{
 	{key: KeyEpoch, by: byEpoch, check: ruleSet.checkEpoch},
 	{key: KeyCounter, by: byCoordinator, check: ruleSet.checkCounter},
 	{key: KeyFeature, by: byCoordinator, check: ruleSet.checkFeature},
+	{key: KeyVIP, by: byVIPHolder, check: ruleSet.checkVIP},
+	{key: KeyEnrolment, by: byMaster, check: ruleSet.checkEnrolmentEpoch},
 	{key: PrefixMember, by: byOwner, delete: true, check: ruleSet.checkMember},
 	{key: PrefixRole, by: byCoordinator, delete: true, check: ruleSet.checkRole},
 	{key: PrefixAddress, by: byCoordinator, check: ruleSet.checkAddress},
 	{key: PrefixName, by: byCoordinator, delete: true, check: ruleSet.checkName},
 	{key: PrefixSecret, by: byKeeper, delete: true, check: ruleSet.checkSecret},
 	{key: PrefixDNS, by: byMaster, delete: true, check: ruleSet.checkDNS},
-	{key: PrefixRevoked, by: byNobody},
+	{key: KeyReplacement, by: byCoordinator, delete: true, check: ruleSet.checkReplacement},
+	{key: PrefixRemoved, by: byCoordinator, check: ruleSet.checkRemoved},
+	{key: PrefixRequest, by: byAsker, delete: true, check: ruleSet.checkRequest},
+	{key: PrefixRevoked, by: byMaster, check: ruleSet.checkRevoked},
+	{key: PrefixRecovery, by: byNobody},
 }
 
 // ruleSet is what a proposal is judged by: the state that it will be applied to.
@@ -89,7 +97,11 @@ func (s ruleSet) checkOp(c command, op Op) error {
 	r := rules[i]
 	old, _ := s.view.Get(op.Key)
 	ch := change{author: c.author, key: op.Key, old: old, value: op.Value, txn: c.txn}
-	if err := s.may(r.by, ch, op.Delete); err != nil {
+	by := r.by
+	if op.Delete && revokes(c.txn, op.Key) {
+		by = byMaster // what a node was goes with it
+	}
+	if err := s.may(by, ch, op.Delete); err != nil {
 		return err
 	}
 	switch {
@@ -120,12 +132,23 @@ func (s ruleSet) may(by proposer, ch change, del bool) error {
 			return nil
 		}
 		return refusedf("only the coordinator, or the node itself once it is a member, may change %q", ch.key)
+	case byAsker:
+		if strings.HasSuffix(ch.key, "/"+ch.author.String()) || slices.Contains(Masters(s.view), ch.author) {
+			return nil
+		}
+		return refusedf("only a master, or the node itself, may change %q", ch.key)
 	case byEpoch:
 		var e Epoch
 		if ch.old.Index > 0 && json.Unmarshal(ch.old.Value, &e) == nil && e.Init == ch.author.String() {
 			return nil
 		}
 		return refusedf("only the coordinator, or the epoch's init node, may change %q", ch.key)
+	case byVIPHolder:
+		var v VIP
+		if ch.old.Index > 0 && json.Unmarshal(ch.old.Value, &v) == nil && v.Holder == ch.author.String() {
+			return nil
+		}
+		return refusedf("only the coordinator, or the virtual address's holder, may change %q", ch.key)
 	case byCoordinator:
 		return refusedf("only the coordinator may change %q", ch.key)
 	}
@@ -194,6 +217,9 @@ func (s ruleSet) checkMember(ch change) error {
 	}
 	if _, revoked := s.view.Get(RevokedKey(id)); revoked {
 		return refusedf("%s was revoked", id)
+	}
+	if IsRemoved(s.view, id) {
+		return refusedf("%s was removed from the site: reset it, and it comes back as a new node", id)
 	}
 	r, err := openEnrolment(id, next.Request)
 	if err != nil {
@@ -282,7 +308,7 @@ func (s ruleSet) checkDNS(ch change) error {
 func (s ruleSet) checkSecret(ch change) error {
 	name, _, _ := strings.Cut(strings.TrimPrefix(ch.key, PrefixSecret), "/") // the rest numbers parts
 	mastersOnly := name == SecretServerToken || name == SecretKubeconfig
-	if !mastersOnly && name != SecretAgentToken {
+	if !mastersOnly && name != SecretAgentToken && name != SecretNetworkToken {
 		return refusedf("%q is not a secret that the coordinator knows", name)
 	}
 	sealed, err := ParseSealed(ch.value)

@@ -111,7 +111,7 @@ func TestWhoMayProposeWhat(t *testing.T) { // S8
 	// Founding writes the genesis record, and nobody afterwards; a kind that is
 	// reserved or unknown is nobody's.
 	c.refused("cannot be proposed", c.coordinator, KeyGenesis, Genesis{})
-	c.refused("cannot be proposed", c.coordinator, RevokedKey(c.w1.ID()), map[string]string{})
+	c.refused("not a master", c.w1, RevokedKey(c.w2.ID()), Revoked{})
 	c.refused("not a kind of record", c.coordinator, "hello", map[string]string{})
 	c.refused("not a kind of record", c.coordinator, PrefixRole, Role{})
 	c.refused("not a JSON object", c.coordinator, KeyFeature, "7")
@@ -239,4 +239,50 @@ func TestMastersAreByRoleWhereThereIsOneElseByGenesis(t *testing.T) {
 	c.put(RoleKey(c.master.ID()), Role{Role: RoleWorker}) // replaced
 	c.put(RoleKey(c.w1.ID()), Role{Role: RoleHA})
 	require.ElementsMatch(t, []peer.ID{c.coordinator.ID(), c.w1.ID()}, Masters(View{entries: c.entries}))
+}
+
+func TestS20ANodeIsRevokedTogetherWithTheTokenThatItKnows(t *testing.T) {
+	c := newCourt(t)
+	c.put(NameKey(c.w1.ID()), Name{Name: "w1"})
+	rest, err := Seal([]byte("token"), []peer.ID{c.coordinator.ID(), c.master.ID(), c.w2.ID()})
+	require.NoError(t, err)
+	withRevoked, err := Seal([]byte("token"), []peer.ID{c.coordinator.ID(), c.w1.ID()})
+	require.NoError(t, err)
+	rotation := Txn{}.Set(KeyEnrolment, c.json(Enrolment{Epoch: 1})).Set(SecretKey(SecretNetworkToken), c.json(rest))
+	record := c.json(Revoked{Hostname: "w1", Reason: "stolen"})
+	gone := RevokedKey(c.w1.ID())
+
+	// The token alone, by masters, one epoch after the other.
+	require.NoError(t, c.ask(c.master, rotation))
+	require.ErrorContains(t, c.ask(c.w1, rotation), "only masters")
+	c.refused("without its token", c.master, KeyEnrolment, Enrolment{Epoch: 1})
+	c.refused("does not follow", c.master, KeyEnrolment, Enrolment{Epoch: 2})
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Del(KeyEnrolment)), "cannot be deleted")
+
+	whole := rotation.Set(gone, record).Del(MemberKey(c.w1.ID())).Del(RoleKey(c.w1.ID())).Del(NameKey(c.w1.ID()))
+	require.NoError(t, c.ask(c.master, whole))
+	require.ErrorContains(t, c.ask(c.w2, whole), "only masters")
+	require.ErrorContains(t, c.ask(c.out, whole), "not a member")
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(gone, record)), "together with the token")
+	require.ErrorContains(t, c.ask(c.master, rotation.Del(MemberKey(c.w1.ID()))), "only the coordinator", "nobody but a revoked node goes so")
+	require.ErrorContains(t, c.ask(c.master, rotation.Set(RevokedKey(c.out.ID()), record)), "not a member")
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(RevokedKey(c.master.ID()), record)), "does not revoke itself")
+	require.ErrorContains(t, c.ask(c.master, rotation.Set(gone, c.json(Revoked{Reason: "a\nb"}))), "one line")
+	sealedToIt := Txn{}.Set(KeyEnrolment, c.json(Enrolment{Epoch: 1})).Set(SecretKey(SecretNetworkToken), c.json(withRevoked)).Set(gone, record)
+	require.ErrorContains(t, c.ask(c.master, sealedToIt), "not a member", "it is not told the new one")
+
+	// Once and for good: founder or not, it is neither member nor master.
+	c.put(gone, Revoked{})
+	require.ErrorContains(t, c.ask(c.master, rotation.Set(gone, record)), "revoked already")
+	c.refused("revoked already", c.master, gone, Revoked{Cleared: true})
+	c.refused("revoked already", c.coordinator, gone, Revoked{Cleared: true, Reason: "another"})
+	c.allowed(c.coordinator, gone, Revoked{Cleared: true})
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Del(gone)), "cannot be deleted")
+	require.ErrorContains(t, c.ask(c.w1, Txn{}.Set(MemberKey(c.w1.ID()), c.json(c.member(c.w1, "x")))), "not a member")
+	c.refused("was revoked", c.coordinator, MemberKey(c.w1.ID()), c.member(c.w1, "x"))
+	c.put(RevokedKey(c.master.ID()), Revoked{})
+	view := View{entries: c.entries}
+	require.Equal(t, []peer.ID{c.coordinator.ID()}, Masters(view))
+	require.False(t, IsMember(view, c.master.ID()), "though it founded the site")
+	require.ErrorContains(t, c.ask(c.w2, rotation.Set(RevokedKey(c.coordinator.ID()), record)), "only masters")
 }

@@ -33,6 +33,8 @@ type Status struct {
 	// Superseded is a generation higher than ours that another node of the site
 	// is in: this copy is history. 0: none seen.
 	Superseded uint64
+	// Yielded: this node has given way to it for good and waits for its copy.
+	Yielded bool
 	// Problem is what keeps the copy, or Raft's term, from being written to disk.
 	Problem error
 }
@@ -41,14 +43,16 @@ type Status struct {
 func (l *Ledger) Status() Status {
 	s := Status{
 		Site:    l.site,
-		Voter:   l.voter != nil,
+		Voter:   l.voting() != nil,
 		Voters:  l.voters(),
 		Index:   l.Index(),
 		Problem: l.copy.err(),
 	}
 	s.Coordinator, s.Quorum = l.Coordinator()
 	l.follow.fill(&s)
-	if v := l.voter; v != nil {
+	s.Superseded = max(s.Superseded, l.superseded)
+	s.Yielded = l.superseded > 0
+	if v := l.voting(); v != nil {
 		s.Problem = errors.Join(s.Problem, v.stable.err())
 		if t := v.raft.LastContact(); t.After(s.LastContact) {
 			s.LastContact = t
@@ -81,7 +85,7 @@ func (f *followClient) fill(s *Status) {
 func (s Status) Waiting() []string {
 	var out []string
 	if s.Superseded > 0 {
-		out = append(out, fmt.Sprintf("the site was recovered as generation %d without this node (generation %d here): it must join anew", s.Superseded, s.Site.Generation))
+		out = append(out, fmt.Sprintf("the site was recovered as generation %s without this node (generation %s here): it gives way as soon as it can have that generation's decisions", SpellGeneration(s.Superseded), SpellGeneration(s.Site.Generation)))
 	}
 	if s.Problem != nil {
 		out = append(out, fmt.Sprintf("the copy of the decisions cannot be written: %v", s.Problem))

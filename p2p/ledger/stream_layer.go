@@ -148,17 +148,24 @@ func (l *streamLayer) untrack(c net.Conn) {
 func (l *streamLayer) Addr() net.Addr { return peerAddr(l.host.ID()) }
 
 // Dial implements raft.StreamLayer. Dialling itself works too: see headStart.
+// The address of a voter that took its seat later is its whole server ID, and
+// nobody else answers there: what a node that lost its seat and took another one
+// acknowledges must not count for the old one (history S5).
 func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	id, err := peer.Decode(string(address))
-	if err != nil {
-		return nil, fmt.Errorf("dial voter %q: %w", address, err)
+	id, ok := serverPeer(raft.ServerID(address))
+	if !ok {
+		return nil, fmt.Errorf("dial voter %q: not a peer ID", address)
 	}
 	if id == l.host.ID() {
 		return l.dialSelf()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	conn, _, err := l.reach(ctx, id, false)
+	conn, theirs, err := l.reach(ctx, id, false)
+	if err == nil && string(address) != id.String() && theirs.Server != string(address) {
+		_ = conn.Close() // it is not who was called
+		return nil, fmt.Errorf("dial voter %s: it answers with another storage", short(id))
+	}
 	return conn, err
 }
 

@@ -43,8 +43,9 @@ type voter struct {
 	deciding chan struct{}
 	term     atomic.Uint64 // in which this node is coordinator, 0 if it is not
 
-	mu   sync.Mutex
-	lost map[raft.ServerID]time.Time // voters that miss heartbeats: last contact
+	mu         sync.Mutex
+	lost       map[raft.ServerID]time.Time // voters that miss heartbeats: last contact
+	leaderless time.Time                   // since when no coordinator is known, zero while one is
 
 	observations chan raft.Observation
 	observer     *raft.Observer
@@ -123,6 +124,7 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 		found:        cfg.found,
 		deciding:     make(chan struct{}, 1),
 		lost:         map[raft.ServerID]time.Time{},
+		leaderless:   time.Now(),
 		observations: make(chan raft.Observation, 64),
 	}
 	v.layer = newStreamLayer(cfg.host, cfg.site, v.hello, func(id peer.ID) bool {
@@ -145,7 +147,13 @@ func openVoter(cfg voterConfig) (_ *voter, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open Raft log: %w", err)
 	}
-	if !has {
+	if !has && len(cfg.servers) == 0 {
+		// A seat taken later: the coordinator gives it the configuration. The term
+		// tells from now on that there was a log here (history S5).
+		if err := w.SetUint64([]byte(termKey), 1); err != nil {
+			return nil, fmt.Errorf("begin Raft storage: %w", err)
+		}
+	} else if !has {
 		founding := raft.Configuration{Servers: cfg.servers}
 		err := raft.BootstrapCluster(conf, logs, w, snaps, v.trans, founding)
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
@@ -275,6 +283,14 @@ func (v *voter) unreachable() map[raft.ServerID]time.Time {
 	return maps.Clone(v.lost)
 }
 
+// forlorn tells whether this voter has known no coordinator for longer than an
+// election takes.
+func (v *voter) forlorn() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return !v.leaderless.IsZero() && time.Since(v.leaderless) > 2*v.timing.HeartbeatTimeout
+}
+
 func (v *voter) observe(ctx context.Context) {
 	for {
 		select {
@@ -285,6 +301,10 @@ func (v *voter) observe(ctx context.Context) {
 			switch o := o.Data.(type) {
 			case raft.LeaderObservation:
 				clear(v.lost)
+				v.leaderless = time.Time{}
+				if o.LeaderID == "" {
+					v.leaderless = time.Now()
+				}
 			case raft.FailedHeartbeatObservation:
 				v.lost[o.PeerID] = o.LastContact
 			case raft.ResumedHeartbeatObservation:
@@ -378,6 +398,9 @@ func (v *voter) shouldStand(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	servers := v.servers()
+	if !slices.ContainsFunc(servers, func(s raft.Server) bool { return s.ID == v.self && s.Suffrage == raft.Voter }) {
+		return false
+	}
 	answers := make(chan hello, len(servers))
 	var wg sync.WaitGroup
 	asked := 0

@@ -16,6 +16,7 @@ const (
 	ProtocolPropose = protocol.ID("/muster/propose/1")
 	ProtocolFollow  = protocol.ID("/muster/follow/1")
 	ProtocolEnrol   = protocol.ID("/muster/enrol/1")
+	ProtocolSync    = protocol.ID("/muster/sync/1")
 )
 
 // ProtocolRaft names site and generation, so that a voter of a lower generation

@@ -43,7 +43,7 @@ func TestNodesOfALANReachEachOther(t *testing.T) {
 	l := build(t, "reach", 3)
 	require.Equal(t, 3, l.Nodes())
 	for i := 2; i <= 3; i++ {
-		printed, err := l.Node(1).Command(t.Context(), "ping", "-c", "1", "-W", "5", l.Node(i).Address().String()).CombinedOutput()
+		printed, err := l.Node(1).Command(t.Context(), "ping", "-c", "1", "-w", "10", l.Node(i).Address().String()).CombinedOutput()
 		require.NoError(t, err, string(printed))
 	}
 	dev, err := l.Node(1).Read("dev")

@@ -24,6 +24,9 @@ import (
 // tried; K3s' health checks are of the same order.
 const dialTimeout = 2 * time.Second
 
+// acceptRetry is the pause after a connection could not be accepted.
+const acceptRetry = 100 * time.Millisecond
+
 // Balancer forwards each connection to the first server that answers.
 type Balancer struct {
 	listener net.Listener
@@ -68,16 +71,21 @@ func (b *Balancer) Servers() []string {
 	return slices.Clone(b.servers)
 }
 
-// Update replaces the servers and remembers them. The one in use stays first. An
-// empty list is ignored: it would cut the node off for good.
+// Update replaces the servers and remembers them. The one in use stays first, or
+// last when the list lacks it: a server that was away for a moment is in no list,
+// and the others may be gone. An empty list is ignored: it would cut the node off
+// for good.
 func (b *Balancer) Update(servers []string) error {
 	if len(servers) == 0 {
 		return nil
 	}
 	b.mu.Lock()
 	next := slices.Clone(servers)
-	if i := slices.Index(next, b.servers[0]); i > 0 {
+	switch i := slices.Index(next, b.servers[0]); {
+	case i > 0:
 		next[0], next[i] = next[i], next[0]
+	case i < 0:
+		next = append(next, b.servers[0])
 	}
 	changed := !slices.Equal(next, b.servers)
 	b.servers = next
@@ -128,8 +136,15 @@ func (b *Balancer) Close() error {
 func (b *Balancer) accept() {
 	for {
 		conn, err := b.listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			// Out of file descriptors, as a rule. Without this loop connections
+			// would be taken by the kernel and never answered.
+			slog.Warn("accepting for the load balancer", "error", err)
+			time.Sleep(acceptRetry)
+			continue
 		}
 		b.conns.Go(func() { b.serve(conn) })
 	}

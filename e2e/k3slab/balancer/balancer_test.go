@@ -75,6 +75,17 @@ func TestAnEmptyListChangesNothing(t *testing.T) {
 	require.Equal(t, "one", ask(t, b))
 }
 
+func TestAListWithoutTheServerInUseDoesNotCutTheNodeOff(t *testing.T) {
+	one, _ := server(t, "one")
+	two, stopTwo := server(t, "two")
+	stopTwo()
+	b := start(t, one, filepath.Join(t.TempDir(), "servers.json"))
+	require.NoError(t, b.Update([]string{two}))
+	require.Equal(t, "one", ask(t, b))
+	require.NoError(t, b.Update([]string{one}))
+	require.Equal(t, []string{one}, b.Servers())
+}
+
 func TestADamagedStateFileIsIgnored(t *testing.T) {
 	one, _ := server(t, "one")
 	state := filepath.Join(t.TempDir(), "servers.json")

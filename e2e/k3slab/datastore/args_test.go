@@ -1,7 +1,10 @@
 package datastore
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -29,4 +32,16 @@ func TestAMemberKeepsItsNameAndAWipedOneDrawsAnother(t *testing.T) {
 	wiped, err := memberName(t.TempDir(), "n1")
 	require.NoError(t, err)
 	require.NotEqual(t, first, wiped)
+}
+
+func TestARemovedMemberMovesItsDataAsideAtTheNextStart(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etcd")
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "member", "wal"), 0o700))
+	require.NoError(t, buryRemoved(dir, time.Unix(1, 0)))
+	require.True(t, Exists(dir), "a member that was not removed keeps its data")
+
+	require.NoError(t, (&Etcd{dir: dir}).entomb())
+	require.NoError(t, buryRemoved(dir, time.Unix(1, 0)))
+	require.False(t, Exists(dir))
+	require.True(t, Exists(dir+"-old-1000000000"))
 }

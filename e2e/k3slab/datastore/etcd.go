@@ -60,6 +60,7 @@ type Config struct {
 // Etcd is a running member.
 type Etcd struct {
 	name   string
+	dir    string
 	tlsDir string
 	embed  *embed.Etcd
 }
@@ -77,6 +78,9 @@ func Start(ctx context.Context, config Config) (*Etcd, error) {
 	if err := issueCertificates(config); err != nil {
 		return nil, err
 	}
+	if err := buryRemoved(config.Dir, time.Now()); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
@@ -88,7 +92,7 @@ func Start(ctx context.Context, config Config) (*Etcd, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Etcd{name: name, tlsDir: config.TLSDir}
+	e := &Etcd{name: name, dir: config.Dir, tlsDir: config.TLSDir}
 	var voters []string
 	if config.Join != nil && !Exists(config.Dir) {
 		var initial string
@@ -124,7 +128,7 @@ func (e *Etcd) Wait(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		return ErrStopped
+		return errors.Join(ErrStopped, e.entomb())
 	}
 }
 
@@ -145,10 +149,37 @@ func (e *Etcd) becomeReady(ctx context.Context, voters []string) error {
 	case err := <-e.embed.Err():
 		return fmt.Errorf("start etcd: %w", err)
 	case <-e.embed.Server.StopNotify():
-		return ErrStopped
+		return errors.Join(ErrStopped, e.entomb())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// tombstone, in the data of a member that was removed, makes its next start move
+// the data aside and join anew, or found a cluster where there is no server to
+// join. Name and effect are K3s's.
+const tombstone = "tombstone"
+
+func (e *Etcd) entomb() error {
+	slog.Warn("this node has been removed from the etcd cluster; it joins anew when it is started again")
+	return pki.WriteFile(filepath.Join(e.dir, tombstone), nil, 0o600)
+}
+
+// buryRemoved moves the data of a removed member aside.
+func buryRemoved(dir string, now time.Time) error {
+	_, err := os.Stat(filepath.Join(dir, tombstone))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		aside := fmt.Sprintf("%s-old-%d", dir, now.UnixNano())
+		slog.Warn("tombstone file has been detected, moving the etcd data aside to rejoin the cluster", "to", aside)
+		err = os.Rename(dir, aside)
+	}
+	if err != nil {
+		return fmt.Errorf("bury the data of a removed etcd member: %w", err)
+	}
+	return nil
 }
 
 func issueCertificates(config Config) error {

@@ -85,7 +85,7 @@ func (s *server) runAPIServer(ctx context.Context, listener *front.Listener, ear
 
 func (s *server) apiServerArgs() []string {
 	tls := s.credentials.tls
-	return []string{
+	return append(s.etcdArgs(), []string{
 		"--advertise-address=" + s.advertise,
 		"--allow-privileged=true",
 		"--anonymous-auth=false",
@@ -95,10 +95,6 @@ func (s *server) apiServerArgs() []string {
 		"--client-ca-file=" + tls("client-ca.crt"),
 		"--enable-admission-plugins=NodeRestriction",
 		"--enable-bootstrap-token-auth=true",
-		"--etcd-servers=" + datastore.Endpoint,
-		"--etcd-cafile=" + tls("etcd", "server-ca.crt"),
-		"--etcd-certfile=" + tls("etcd", "client.crt"),
-		"--etcd-keyfile=" + tls("etcd", "client.key"),
 		"--kubelet-certificate-authority=" + tls("server-ca.crt"),
 		"--kubelet-client-certificate=" + tls("client-kube-apiserver.crt"),
 		"--kubelet-client-key=" + tls("client-kube-apiserver.key"),
@@ -118,6 +114,20 @@ func (s *server) apiServerArgs() []string {
 		"--storage-backend=etcd3",
 		"--tls-cert-file=" + tls("serving-kube-apiserver.crt"),
 		"--tls-private-key-file=" + tls("serving-kube-apiserver.key"),
+	}...)
+}
+
+// etcdArgs say where the API server keeps its data.
+func (s *server) etcdArgs() []string {
+	if s.external != nil {
+		return s.external.APIServerArgs()
+	}
+	tls := s.credentials.tls
+	return []string{
+		"--etcd-servers=" + datastore.Endpoint,
+		"--etcd-cafile=" + tls("etcd", "server-ca.crt"),
+		"--etcd-certfile=" + tls("etcd", "client.crt"),
+		"--etcd-keyfile=" + tls("etcd", "client.key"),
 	}
 }
 

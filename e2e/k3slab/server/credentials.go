@@ -100,6 +100,8 @@ func (s *server) obtainIdentity(ctx context.Context) (string, error) {
 		return "", errors.New("--token is required to join a cluster")
 	case url != "":
 		err = c.fetch(ctx, url, tok, known)
+	case !known && s.external != nil:
+		err = s.shareIdentity(ctx, tok.Password)
 	case !known:
 		err = c.create()
 	}

@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -47,6 +46,7 @@ type server struct {
 	credentials credentials
 	supervisor  *supervisor.Server
 	api         *kubernetes.Clientset
+	external    *datastore.External // nil: etcd is in this process
 	etcd        atomic.Pointer[datastore.Etcd]
 	ready       atomic.Bool
 }
@@ -71,6 +71,9 @@ func Run(ctx context.Context, options *flags.Options) error {
 	}
 	defer early.close()
 
+	if s.external != nil {
+		return s.runAll(ctx, listener, early, nil)
+	}
 	etcd, err := s.startDatastore(ctx)
 	if err != nil {
 		return endOf(ctx, err)
@@ -80,9 +83,15 @@ func Run(ctx context.Context, options *flags.Options) error {
 		slog.Info("Managed etcd cluster membership has been reset, restart without --cluster-reset flag now.")
 		return nil
 	}
+	return s.runAll(ctx, listener, early, etcd)
+}
 
+// runAll runs what needs the datastore; etcd is nil when that is external.
+func (s *server) runAll(ctx context.Context, listener *front.Listener, early *earlyServer, etcd *datastore.Etcd) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return etcd.Wait(ctx) })
+	if etcd != nil {
+		group.Go(func() error { return etcd.Wait(ctx) })
+	}
 	group.Go(func() error { return s.runAPIServer(ctx, listener, early) })
 	group.Go(func() error { return s.runAboveAPI(ctx, group) })
 	return waitBriefly(ctx, group)
@@ -116,10 +125,12 @@ func newServer(options *flags.Options) (*server, error) {
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return nil, fmt.Errorf("invalid --https-listen-port %q", port)
 	}
-	if options.Get("datastore-endpoint", "") != "" {
-		return nil, errors.New("--datastore-endpoint: this stand-in has no external datastore")
+	external, err := externalDatastore(options)
+	if err != nil {
+		return nil, err
 	}
 	s := &server{
+		external:    external,
 		options:     options,
 		host:        self,
 		port:        port,
@@ -175,6 +186,9 @@ func (s *server) joinableMark() string { return filepath.Join(s.datastoreDir(), 
 // joinable reports whether other servers may join. K3s keeps its data in SQLite
 // without --cluster-init; the stand-in has an etcd that refuses company.
 func (s *server) joinable() bool {
+	if s.external != nil {
+		return false // the servers share it, none joins another's etcd
+	}
 	if s.options.Is("cluster-init") || s.options.Get("server", "") != "" {
 		return true
 	}
@@ -240,7 +254,10 @@ func (s *server) runNode(ctx context.Context) error {
 	if err != nil {
 		return endOf(ctx, fmt.Errorf("dial the own supervisor: %w", err))
 	}
-	node := &agent.Node{Host: s.host, Options: s.options, API: s.localURL(), Supervisor: client, EtcdName: s.etcd.Load().Name()}
+	node := &agent.Node{Host: s.host, Options: s.options, API: s.localURL(), Supervisor: client}
+	if etcd := s.etcd.Load(); etcd != nil {
+		node.EtcdName = etcd.Name()
+	}
 	return node.Run(ctx)
 }
 

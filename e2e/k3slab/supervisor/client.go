@@ -9,10 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,26 +80,7 @@ func (c *Client) Bootstrap(ctx context.Context, dir string) error {
 	if err := c.getJSON(ctx, pathBootstrap, &files); err != nil {
 		return err
 	}
-	for name := range files {
-		if !slices.Contains(BootstrapFiles, name) {
-			return fmt.Errorf("bootstrap data: unexpected file %q", name)
-		}
-	}
-	// In order, the file that marks a folder as bootstrapped last.
-	for _, name := range slices.Backward(BootstrapFiles) {
-		content, ok := files[name]
-		if !ok {
-			return fmt.Errorf("bootstrap data: %s is missing", name)
-		}
-		mode := fs.FileMode(0o600)
-		if filepath.Ext(name) == ".crt" {
-			mode = 0o644
-		}
-		if err := pki.WriteFile(filepath.Join(dir, name), content, mode); err != nil {
-			return err
-		}
-	}
-	return nil
+	return WriteIdentity(dir, files)
 }
 
 // Node is what a node proves and says of itself when it asks for certificates.

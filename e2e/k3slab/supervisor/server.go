@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -109,14 +108,10 @@ func (s *Server) file(name string) http.HandlerFunc {
 }
 
 func (s *Server) bootstrap(w http.ResponseWriter, _ *http.Request) {
-	files := map[string][]byte{}
-	for _, name := range BootstrapFiles {
-		content, err := os.ReadFile(filepath.Join(s.TLSDir, name))
-		if err != nil {
-			WriteStatus(w, http.StatusInternalServerError, err.Error())
-			return
-		}
-		files[name] = content
+	files, err := ReadIdentity(s.TLSDir)
+	if err != nil {
+		WriteStatus(w, http.StatusInternalServerError, err.Error())
+		return
 	}
 	replyJSON(w, files)
 }

@@ -1,0 +1,1 @@
+../scenario/harness_test.go

@@ -1,0 +1,1 @@
+../scenario/main_test.go

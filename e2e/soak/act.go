@@ -1,0 +1,168 @@
+package soak
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/muster-edge/muster/e2e/lab"
+)
+
+// act does one random thing, holds it up for a while and ends it. It returns what it did.
+func (s *soak) act(ctx context.Context) (string, error) {
+	s.actions++
+	names, err := s.Nodes()
+	if err != nil {
+		return "", err
+	}
+	one := names[s.rand.IntN(len(names))]
+	hold := time.Duration(1+s.rand.IntN(20)) * time.Second
+	act := actions[s.rand.IntN(len(actions))]
+	what, err := act(s, ctx, one, hold)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	return what, nil
+}
+
+type action func(s *soak, ctx context.Context, node string, hold time.Duration) (string, error)
+
+// actions are chosen with the same chance each.
+var actions = []action{cutPower, cutPower, killAgent, restart, blackout, freeze, freeze, split, split, cutOneWay, cable, flap, disturb, disturb, add, wipe}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// during keeps a fault up between do and undo.
+func during(ctx context.Context, hold time.Duration, do, undo func() error) error {
+	if err := do(); err != nil {
+		return err
+	}
+	if err := wait(ctx, hold); err != nil {
+		return err
+	}
+	return undo()
+}
+
+func cutPower(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	return fmt.Sprintf("no power on %s for %s", node, hold), during(ctx, hold,
+		func() error { return s.Kill(ctx, node) }, func() error { return s.Start(ctx, node) })
+}
+
+func killAgent(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	return fmt.Sprintf("no agent on %s for %s", node, hold), during(ctx, hold,
+		func() error { return s.KillAgent(ctx, node, unix.SIGKILL) }, func() error { return s.Start(ctx, node) })
+}
+
+func restart(s *soak, ctx context.Context, node string, _ time.Duration) (string, error) {
+	return "restart of " + node, s.Restart(ctx, node)
+}
+
+func blackout(s *soak, ctx context.Context, _ string, hold time.Duration) (string, error) {
+	return fmt.Sprintf("blackout for %s", hold), during(ctx, hold,
+		func() error { return s.Kill(ctx) }, func() error { return s.Start(ctx) })
+}
+
+func freeze(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	return fmt.Sprintf("%s frozen for %s", node, hold), during(ctx, hold,
+		func() error { return s.Signal(ctx, node, unix.SIGSTOP) }, func() error { return s.Signal(ctx, node, unix.SIGCONT) })
+}
+
+// groups splits the nodes into two that are not empty.
+func (s *soak) groups() ([][]string, error) {
+	names, err := s.Nodes()
+	if err != nil {
+		return nil, err
+	}
+	s.rand.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+	at := 1 + s.rand.IntN(len(names)-1)
+	return [][]string{names[:at], names[at:]}, nil
+}
+
+func spell(groups [][]string) string {
+	parts := make([]string, len(groups))
+	for i, g := range groups {
+		parts[i] = strings.Join(g, ",")
+	}
+	return strings.Join(parts, "|")
+}
+
+func split(s *soak, ctx context.Context, _ string, hold time.Duration) (string, error) {
+	groups, err := s.groups()
+	if err != nil {
+		return "partition", err
+	}
+	return fmt.Sprintf("partition %s for %s", spell(groups), 2*hold), during(ctx, 2*hold,
+		func() error { return s.Partition(ctx, groups...) }, func() error { return s.Heal(ctx) })
+}
+
+func cutOneWay(s *soak, ctx context.Context, _ string, hold time.Duration) (string, error) {
+	groups, err := s.groups()
+	if err != nil {
+		return "one-way cut", err
+	}
+	return fmt.Sprintf("one-way cut %s for %s", spell(groups), 2*hold), during(ctx, 2*hold,
+		func() error { return s.CutOneWay(ctx, groups...) }, func() error { return s.Heal(ctx) })
+}
+
+func cable(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	out, in := true, false
+	return fmt.Sprintf("cable of %s out for %s", node, hold), during(ctx, hold,
+		func() error { return s.Link(ctx, node, lab.LinkChange{Down: &out}) },
+		func() error { return s.Link(ctx, node, lab.LinkChange{Down: &in}) })
+}
+
+func flap(s *soak, ctx context.Context, node string, _ time.Duration) (string, error) {
+	what := "cable of " + node + " out and in ten times"
+	for range 10 {
+		if _, err := cable(s, ctx, node, time.Second); err != nil {
+			return what, err
+		}
+		if err := wait(ctx, time.Second); err != nil {
+			return what, err
+		}
+	}
+	return what, nil
+}
+
+func disturb(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	loss, delay := float64(5+s.rand.IntN(26)), time.Duration(10+s.rand.IntN(191))*time.Millisecond
+	return fmt.Sprintf("%s loses %g %% and delays by %s for %s", node, loss, delay, 2*hold), during(ctx, 2*hold,
+		func() error { return s.Link(ctx, node, lab.LinkChange{Loss: &loss, Delay: &delay}) },
+		func() error { return s.Heal(ctx) })
+}
+
+func add(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	names, err := s.Nodes()
+	if err != nil || len(names) >= maxNodes {
+		what, failed := restart(s, ctx, node, hold)
+		return what, failed
+	}
+	_, err = s.Add(ctx, 1)
+	return "another node", err
+}
+
+// wipe gives a worker an empty disk, twice at most: what it was stays a member until somebody removes it.
+func wipe(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	rows, err := s.Status(ctx)
+	if err != nil {
+		return "wipe", err
+	}
+	for _, row := range rows {
+		if row.Node == node && row.Role == "worker" && s.wiped < 2 {
+			s.wiped++
+			return "empty disk for " + node, during(ctx, time.Second,
+				func() error { return s.Wipe(ctx, node) }, func() error { return s.Start(ctx, node) })
+		}
+	}
+	return killAgent(s, ctx, node, hold)
+}

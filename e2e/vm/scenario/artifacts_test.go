@@ -1,0 +1,146 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/e2e/vm"
+)
+
+// top is the repository.
+const top = "../../.."
+
+// program is the muster that makes disks and that is in the image, with muster-init beside it: MUSTER_BIN, else what the source says.
+var program = sync.OnceValues(func() (string, error) {
+	if given := os.Getenv("MUSTER_BIN"); given != "" {
+		return given, nil
+	}
+	path := filepath.Join(work, "bin", "muster")
+	for _, name := range []string{"muster", "muster-init"} {
+		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(filepath.Dir(path), name), top+"/cmd/"+name)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+		}
+	}
+	return path, nil
+})
+
+// osImage is the image of version v1.
+type osImage struct {
+	root   string // its tree
+	layout string // the OCI layout of it
+}
+
+var baseImage = sync.OnceValues(func() (osImage, error) {
+	muster, err := program()
+	if err != nil {
+		return osImage{}, err
+	}
+	if out, err := exec.Command(top + "/e2e/vm/prepare").CombinedOutput(); err != nil {
+		return osImage{}, fmt.Errorf("prepare: %w: %s", err, out)
+	}
+	out := filepath.Join(work, "os")
+	build := exec.Command("nice", top+"/deploy/os/build", "--variant", "test")
+	build.Env = append(os.Environ(), "OS_OUT="+out, "VERSION=v1", "MUSTER_BIN="+muster)
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return osImage{}, fmt.Errorf("build the image: %w", err)
+	}
+	vm.ProbeKernel = filepath.Join(out, "root/boot/vmlinuz")
+	return osImage{root: filepath.Join(out, "root"), layout: filepath.Join(out, "layout")}, nil
+})
+
+func base(t testing.TB) osImage {
+	t.Helper()
+	i, err := baseImage()
+	require.NoError(t, err)
+	return i
+}
+
+// newToken is a site of its own.
+func newToken(t testing.TB) string {
+	t.Helper()
+	muster, err := program()
+	require.NoError(t, err)
+	out, err := exec.Command(muster, "token", "generate").Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+// siteConfig is the cloud-config of all of a site's machines.
+func siteConfig(t testing.TB, machines int, k3s bool) string {
+	t.Helper()
+	return fmt.Sprintf(`#cloud-config
+p2p:
+  network_token: %s
+  minimum_nodes: %d
+  disable_dht: true
+k3s:
+  enabled: %t
+upgrade:
+  health_deadline: %s
+`, newToken(t), machines, k3s, healthDeadline)
+}
+
+// newDisk makes the disk of version v1 with a configuration, as a user does.
+func newDisk(t testing.TB, name, config string) string {
+	t.Helper()
+	muster, err := program()
+	require.NoError(t, err)
+	image := base(t)
+	path := filepath.Join(work, name+".raw")
+	cmd := exec.CommandContext(t.Context(), muster, "deploy", "disk", "--image", "ocifile:"+image.layout, "--config", "-", "--firmware", "both", "--size", "6G", "--out", path)
+	cmd.Stdin = strings.NewReader(config)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return path
+}
+
+// The disks that many tests start from are made once.
+var disks struct {
+	sync.Mutex
+	made map[string]string
+}
+
+// formedDisk is that of a machine that has booted once, is a site of its own, proved its image good and was powered off. Its machine
+// must have the first MAC address of its network: the identity is bound to it.
+func formedDisk(t testing.TB, k3s bool) string {
+	t.Helper()
+	disks.Lock()
+	defer disks.Unlock()
+	name := fmt.Sprintf("formed-k3s-%t", k3s)
+	if path, ok := disks.made[name]; ok {
+		return path
+	}
+	m := start(t, vm.Options{Name: name, Disk: overlay(t, newDisk(t, name, siteConfig(t, 1, k3s)))})
+	m.waitReady()
+	m.waitGood()
+	m.powerOff()
+	path := filepath.Join(work, name+".qcow2")
+	require.NoError(t, os.Rename(m.disk, path))
+	if disks.made == nil {
+		disks.made = map[string]string{}
+	}
+	disks.made[name] = path
+	return path
+}
+
+// overlay is a disk for one test.
+func overlay(t testing.TB, base string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(work, "disk-")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "disk.qcow2")
+	require.NoError(t, vm.NewOverlay(context.Background(), base, path))
+	return path
+}

@@ -1,0 +1,257 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/e2e/vm"
+)
+
+// Deadlines, not expectations: emulated on a busy machine a boot takes a minute.
+const (
+	bootTime  = 5 * time.Minute
+	shellTime = 3 * time.Minute
+	readyTime = 8 * time.Minute
+	// fallTime is for an image to be tried as often as it may be and for the old one to boot.
+	fallTime = 15 * time.Minute
+	// healthDeadline is in the cloud-config of all machines.
+	healthDeadline = 2 * time.Minute
+)
+
+// lookInterval is between two looks at a condition; each starts a process in an emulated machine.
+const lookInterval = time.Second
+
+// machine is a machine of a test. Its methods fail the test, so they belong on the test's own goroutine.
+type machine struct {
+	*vm.Machine
+	t    testing.TB
+	disk string
+	net  *vm.Network
+}
+
+// start powers a machine on. Without a network it gets one of its own, which serves the registry.
+func start(t testing.TB, opts vm.Options) *machine {
+	t.Helper()
+	base(t) // the kernel to probe KVM with
+	if opts.Network == nil {
+		opts.Network = newNetwork(t)
+	}
+	if opts.MemoryMiB == 0 {
+		opts.MemoryMiB = 1536
+	}
+	if opts.Name == "" {
+		opts.Name = testName(t)
+	}
+	if opts.LogDir == "" && os.Getenv("MUSTER_VM_LOGS") == "" {
+		opts.LogDir = t.TempDir()
+	}
+	v, err := vm.Start(t.Context(), opts)
+	require.NoError(t, err)
+	m := &machine{Machine: v, t: t, disk: opts.Disk, net: opts.Network}
+	t.Cleanup(func() {
+		if t.Failed() {
+			m.tellWhy()
+		}
+		v.Close()
+	})
+	return m
+}
+
+func testName(t testing.TB) string { return strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()) }
+
+func newNetwork(t testing.TB) *vm.Network {
+	t.Helper()
+	n, err := vm.NewNetwork(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(n.Close)
+	serveRegistry(t, n)
+	return n
+}
+
+// try runs a script in the guest.
+func (m *machine) try(script string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), shellTime)
+	defer cancel()
+	return m.Run(ctx, script)
+}
+
+// sh runs a script that must succeed and returns what it prints, without the last newline.
+func (m *machine) sh(script string) string {
+	m.t.Helper()
+	out, err := m.try(script)
+	require.NoError(m.t, err)
+	return strings.TrimSuffix(out, "\n")
+}
+
+// eventually waits for a condition over resets.
+func (m *machine) eventually(within time.Duration, what string, is func() bool) {
+	m.t.Helper()
+	deadline := time.Now().Add(within)
+	for !is() {
+		require.True(m.t, time.Now().Before(deadline), "waited %s for %s", within, what)
+		time.Sleep(lookInterval)
+	}
+}
+
+// status is what tests read of `muster status -o json`.
+type status struct {
+	ID         string
+	Site       string
+	Phase      string
+	Role       string
+	Address    string
+	WaitingFor []string `json:"waiting_for"`
+}
+
+// ask fills answer from a command of muster's that prints JSON; false while it fails.
+func (m *machine) ask(command string, answer any) bool {
+	m.t.Helper()
+	out, err := m.try("muster " + command + " -o json 2>/dev/null")
+	if err != nil {
+		return false
+	}
+	require.NoError(m.t, json.Unmarshal([]byte(out), answer), out)
+	return true
+}
+
+func (m *machine) status() (s status) {
+	m.ask("status", &s)
+	return s
+}
+
+// slot and state are what tests read of `muster state -o json`.
+type slot struct {
+	Version string
+	Digest  string
+	Good    bool
+	Tries   int
+}
+
+type state struct {
+	Booted         string
+	Slots          map[string]slot
+	Quarantined    []json.RawMessage
+	LastUpgrade    map[string]any `json:"last_upgrade"`
+	FallbackReason string         `json:"fallback_reason"`
+}
+
+func (m *machine) state() (s state) {
+	m.t.Helper()
+	require.True(m.t, m.ask("state", &s), "muster state fails")
+	return s
+}
+
+// waitReady waits until the node is what the site made of it.
+func (m *machine) waitReady() {
+	m.t.Helper()
+	m.eventually(readyTime, "the node to be ready", func() bool {
+		s := m.status()
+		return s.Phase == "running" && len(s.WaitingFor) == 0
+	})
+}
+
+// waitGood waits until the image that runs has proved good.
+func (m *machine) waitGood() {
+	m.t.Helper()
+	m.eventually(readyTime, "the image to be good", func() bool {
+		var s state
+		return m.ask("state", &s) && s.Slots[s.Booted].Good
+	})
+}
+
+// boot is what muster-init reports of this boot; its zero value while the guest does not answer.
+type boot struct {
+	Slot     string
+	Image    string
+	Problems []string
+}
+
+func (m *machine) boot() (b boot) {
+	m.t.Helper()
+	out, err := m.try("cat /run/muster/boot.json")
+	if err == nil {
+		require.NoError(m.t, json.Unmarshal([]byte(out), &b), out)
+	}
+	return b
+}
+
+// waitBooted waits until the machine runs from a slot.
+func (m *machine) waitBooted(slot string, within time.Duration) {
+	m.t.Helper()
+	m.eventually(within, "slot "+slot+" to be booted", func() bool { return m.boot().Slot == slot })
+}
+
+// version is what the image that runs says of itself.
+func (m *machine) version() string {
+	m.t.Helper()
+	return m.sh(`. /etc/os-release; echo "$IMAGE_VERSION"`)
+}
+
+// upgrade writes an image into the other slot.
+func (m *machine) upgrade(p pushed) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), bootTime)
+	defer cancel()
+	out, err := m.Run(ctx, upgradeCommand(p))
+	require.NoError(m.t, err, out)
+}
+
+func upgradeCommand(p pushed) string { return "muster upgrade --insecure --source " + p.ref }
+
+// reboot restarts the guest as an operator does, and returns when the next boot has begun.
+func (m *machine) reboot() {
+	m.t.Helper()
+	boots := m.Boots()
+	m.sh("(sleep 1; systemctl reboot) >/dev/null 2>&1 &")
+	ctx, cancel := context.WithTimeout(m.t.Context(), bootTime)
+	defer cancel()
+	require.NoError(m.t, m.WaitBoots(ctx, boots+1))
+}
+
+func (m *machine) powerOff() {
+	m.t.Helper()
+	m.sh("(sleep 1; systemctl poweroff) >/dev/null 2>&1 &")
+	ctx, cancel := context.WithTimeout(m.t.Context(), bootTime)
+	defer cancel()
+	require.NoError(m.t, m.WaitOff(ctx))
+}
+
+func (m *machine) powerOn() {
+	m.t.Helper()
+	require.NoError(m.t, m.PowerOn(m.t.Context()))
+}
+
+// tellWhy logs what a failed test's machine says, and keeps its journal.
+func (m *machine) tellWhy() {
+	lines := m.Console().Lines()
+	for _, l := range lines[max(0, len(lines)-25):] {
+		m.t.Logf("console %7.2f %s", l.At.Seconds(), l.Text)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, command := range []string{"muster why", "muster state", "cat /run/muster/boot.json", "systemctl --failed --no-legend", "journalctl -b -n 30 --no-pager -u muster -u k3s"} {
+		out, err := m.Run(ctx, command+" 2>&1")
+		m.t.Logf("%s: %v\n%s", command, err, out)
+		if errors.Is(err, vm.ErrOff) || ctx.Err() != nil {
+			return
+		}
+	}
+	if dir := os.Getenv("MUSTER_VM_LOGS"); dir != "" {
+		journal, err := m.Run(ctx, "journalctl -b --no-pager")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s.journal.log", testName(m.t))), []byte(journal), 0o644)
+		}
+		if err != nil {
+			m.t.Logf("journal: %v", err)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package scenario
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/e2e/vm"
+)
+
+// bytesLabel is what an image says its files take.
+const bytesLabel = "io.github.muster-edge.bytes"
+
+// cosignMade are images that cosign itself has signed, and the keys.
+const cosignMade = top + "/upgrade/image/testdata/cosign/"
+
+// smallImage is in the registry and no operating system: what is wrong with it comes out before that.
+func smallImage(t *testing.T, tag string, change func(*v1.ConfigFile), file tar.Header, body []byte) (pushed, v1.Hash) {
+	t.Helper()
+	var content bytes.Buffer
+	w := tar.NewWriter(&content)
+	file.Size, file.Mode, file.Typeflag = int64(len(body)), 0o644, tar.TypeReg
+	require.NoError(t, w.WriteHeader(&file))
+	_, err := w.Write(body)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content.Bytes())), nil })
+	require.NoError(t, err)
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	require.NoError(t, err)
+	config, err := img.ConfigFile()
+	require.NoError(t, err)
+	config = config.DeepCopy()
+	config.OS, config.Architecture, config.Config.Labels = "linux", "amd64", map[string]string{versionLabel: tag}
+	if change != nil {
+		change(config)
+	}
+	img, err = mutate.ConfigFile(img, config)
+	require.NoError(t, err)
+	blob, err := layer.Digest()
+	require.NoError(t, err)
+	return pushTo(t, tag, func(ref name.Tag) error { return remote.Write(ref, img) }), blob
+}
+
+// pushTo pushes to a repository of its own.
+func pushTo(t *testing.T, repository string, push func(name.Tag) error) pushed {
+	t.Helper()
+	server := httptest.NewServer(images.handler)
+	defer server.Close()
+	ref, err := name.NewTag(server.Listener.Addr().String()+"/"+repository+":v2", name.Insecure)
+	require.NoError(t, err)
+	require.NoError(t, push(ref))
+	return pushed{ref: fmt.Sprintf("oci:%s:%d/%s:v2", vm.Host, registryPort, repository)}
+}
+
+// signedImage is an image with its signature.
+func signedImage(t *testing.T) pushed {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(cosignMade + "image")
+	require.NoError(t, err)
+	manifest, err := index.IndexManifest()
+	require.NoError(t, err)
+	return pushTo(t, "signed", func(ref name.Tag) error {
+		signed := manifest.Manifests[0].Digest
+		for _, d := range manifest.Manifests {
+			img, err := index.Image(d.Digest)
+			if err != nil {
+				return err
+			}
+			to := ref
+			if d.Digest != signed {
+				to = ref.Tag(strings.Replace(signed.String(), ":", "-", 1) + ".sig")
+			}
+			if err := remote.Write(to, img); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// noise does not compress.
+func noise(n int) []byte {
+	b, random := make([]byte, n), rand.New(rand.NewPCG(1, 1))
+	for i := range b {
+		b[i] = byte(random.Uint32())
+	}
+	return b
+}
+
+// spoil has the registry answer GET of a blob from what it holds by another function.
+func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, content []byte)) {
+	t.Helper()
+	images.spoiled.Store(blob.String(), answer)
+	t.Cleanup(func() { images.spoiled.Delete(blob.String()) })
+}
+
+// An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
+func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
+	v2 := pushImage(t, "v2")
+	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
+	m.waitReady()
+	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"
+	before, listing, boots := m.state(), m.sh(slots), m.Boots()
+	refused := func(name, command string, code int, pattern string) {
+		t.Run(name, func(t *testing.T) {
+			out, err := m.try(command)
+			var exit *vm.ExitError
+			require.ErrorAs(t, err, &exit, "%s", out)
+			t.Logf("exit code %d: %s", exit.Code, exit.Output)
+			require.Equal(t, code, exit.Code, exit.Output)
+			require.Regexp(t, pattern, exit.Output)
+			require.Equal(t, before, m.state())
+			require.Equal(t, listing, m.sh(slots))
+		})
+	}
+
+	arm, _ := smallImage(t, "arm", func(c *v1.ConfigFile) { c.Architecture = "arm64" }, tar.Header{Name: "x"}, nil)
+	refused("wrong architecture", upgradeCommand(arm), 1, "wrong platform.*linux/amd64.*linux/arm64")
+	truncated, blob := smallImage(t, "truncated", nil, tar.Header{Name: "x"}, noise(100<<10))
+	spoil(t, blob, func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) })
+	refused("truncated blob", upgradeCommand(truncated), 1, "truncated")
+	changed, blob := smallImage(t, "changed", nil, tar.Header{Name: "x"}, noise(110<<10))
+	spoil(t, blob, func(w http.ResponseWriter, content []byte) {
+		content[len(content)/2] ^= 1
+		_, _ = w.Write(content)
+	})
+	refused("wrong digest", upgradeCommand(changed), 1, "does not match its digest")
+	escape, _ := smallImage(t, "escape", nil, tar.Header{Name: "../../../../etc/escaped"}, []byte("x"))
+	refused("path traversal", upgradeCommand(escape), 1, "unsafe path")
+
+	key, err := os.ReadFile(cosignMade + "other.pub")
+	require.NoError(t, err)
+	m.sh("cat >/run/key.pub <<'E'\n" + string(key) + "E")
+	refused("no signature", upgradeCommand(escape)+" --key /run/key.pub", 4, "not signed")
+	refused("another's signature", upgradeCommand(signedImage(t))+" --key /run/key.pub", 4, "no valid signature")
+
+	large, _ := smallImage(t, "large", nil, tar.Header{Name: "x"}, make([]byte, 1<<30))
+	refused("larger than a slot can be", upgradeCommand(large), 1, `not enough space.*MiB are free`)
+	lies, _ := smallImage(t, "lies", func(c *v1.ConfigFile) { c.Config.Labels[bytesLabel] = "1000000" }, tar.Header{Name: "x"}, make([]byte, 128<<20))
+	refused("larger than it says", upgradeCommand(lies), 1, "too large")
+
+	blobs, _ := smallImage(t, "blobs", nil, tar.Header{Name: "x"}, noise(4<<20))
+	// All that root gets is taken; fallocate says that it could not have the file system's own reserve.
+	full := func(dir string) string {
+		return "d=" + dir + "; remount() { [ $d = /usr/local ] || mount -o remount,$1 $d; }; remount rw; " +
+			"fallocate -l $(($(stat -fc %f $d) * $(stat -fc %S $d))) $d/full 2>/dev/null; " + upgradeCommand(blobs) + "; code=$?; " +
+			"remount rw; rm $d/full; remount ro; exit $code"
+	}
+	refused("a full data partition", full("/usr/local"), 1, "no space left")
+	refused("a full state partition", full("/run/initramfs/cos-state"), 1, `not enough space.*MiB are free`)
+
+	// The cable is drawn when half of the kernel's and the programs' layer is there.
+	var once sync.Once
+	spoil(t, largestLayer(t), func(w http.ResponseWriter, content []byte) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+		_, _ = w.Write(content[:len(content)/2])
+		w.(http.Flusher).Flush()
+		once.Do(func() {
+			time.Sleep(time.Second) // for what is on the way
+			if err := m.net.Unplug(m.Machine, true); err != nil {
+				t.Error(err)
+			}
+		})
+		_, _ = w.Write(content[len(content)/2:])
+	})
+	refused("the registry is unplugged", upgradeCommand(v2), 1, "out of reach.*kept")
+	require.NoError(t, m.net.Unplug(m.Machine, false))
+	images.spoiled.Clear()
+
+	require.Equal(t, boots, m.Boots())
+	m.sh("muster state --verify")
+	m.upgrade(v2) // goes on
+	require.Equal(t, v2.id, m.state().Slots["active"].Digest)
+}
+
+// largestLayer is that of v1, which all images of the registry have.
+func largestLayer(t *testing.T) (blob v1.Hash) {
+	t.Helper()
+	layers, err := image(t, base(t).layout).Layers()
+	require.NoError(t, err)
+	largest := int64(0)
+	for _, l := range layers {
+		size, err := l.Size()
+		require.NoError(t, err)
+		if size > largest {
+			largest = size
+			blob, err = l.Digest()
+			require.NoError(t, err)
+		}
+	}
+	return blob
+}

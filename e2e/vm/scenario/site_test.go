@@ -1,0 +1,116 @@
+package scenario
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/muster-edge/muster/e2e/vm"
+)
+
+// twoMachines boots one disk image twice, on one segment; the MAC address is all that differs.
+func twoMachines(t *testing.T) (master, worker *machine) {
+	t.Helper()
+	n := newNetwork(t)
+	disk := newDisk(t, testName(t), siteConfig(t, 2, true))
+	var machines []*machine
+	for i := range 2 {
+		machines = append(machines, start(t, vm.Options{Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, CPUs: 1}))
+	}
+	for _, m := range machines {
+		m.waitReady()
+	}
+	for _, m := range machines {
+		switch role := m.status().Role; role {
+		case "worker":
+			worker = m
+		default:
+			require.Contains(t, []string{"master", "master/clusterinit"}, role)
+			master = m
+		}
+	}
+	require.NotNil(t, master)
+	require.NotNil(t, worker)
+	return master, worker
+}
+
+func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
+	master, worker := twoMachines(t)
+	m, w := master.status(), worker.status()
+	require.NotEqual(t, m.ID, w.ID)
+	require.NotEqual(t, m.Address, w.Address)
+	require.Equal(t, m.Site, w.Site)
+	require.NotEqual(t, master.sh("cat /etc/machine-id"), worker.sh("cat /etc/machine-id"))
+	nodes := strings.Split(master.sh("k3s kubectl get nodes --no-headers"), "\n")
+	require.Len(t, nodes, 2)
+	for _, node := range nodes {
+		require.Contains(t, node, " Ready ")
+	}
+
+	// Packets go through the kernel's device, also while the agent of either is away.
+	ping := "ping -q -c 1 -W 5 " + m.Address
+	worker.sh(ping)
+	device := worker.sh("ip -o -4 address show | awk -v a=" + w.Address + " 'index($4, a \"/\") == 1 {print $2}'")
+	require.Contains(t, worker.sh("ip -d link show "+device), "wireguard")
+	worker.sh("systemctl stop muster")
+	master.sh("systemctl stop muster")
+	worker.sh(ping)
+	master.sh("systemctl start muster")
+	worker.sh("ping -q -i 0.2 -c 50 -W 5 " + m.Address + " >/run/ping 2>&1 & systemctl restart muster; wait $!")
+	require.Contains(t, worker.sh("cat /run/ping"), " 0% packet loss")
+	master.waitReady()
+	worker.waitReady()
+}
+
+func TestANodeWhoseSiteIsDownKeepsItsNewImageAndSaysWhy(t *testing.T) {
+	master, worker := twoMachines(t)
+	v2 := pushImage(t, "v2")
+	worker.upgrade(v2)
+	master.PowerCut()
+	worker.reboot()
+	worker.waitBooted("active", bootTime)
+	require.Equal(t, "v2", worker.version())
+	boots := worker.Boots()
+	// Longer than it would have if it were ill itself.
+	deadline := time.Now().Add(healthDeadline + time.Minute)
+	for time.Now().Before(deadline) {
+		time.Sleep(5 * lookInterval)
+		require.Equal(t, boots, worker.Boots(), "the node rebooted")
+	}
+	s := worker.state()
+	require.Equal(t, "active", s.Booted)
+	require.False(t, s.Slots["active"].Good)
+	require.Empty(t, s.Quarantined)
+	why, err := worker.try("muster why")
+	require.NoError(t, err)
+	require.Regexp(t, "(?i)image|upgrade|trial", why)
+
+	master.powerOn()
+	worker.waitReady()
+	worker.waitGood()
+	require.Equal(t, boots, worker.Boots())
+	require.Equal(t, "v2", worker.version())
+}
+
+func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
+	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
+	m.waitReady()
+	before := m.status()
+	id := m.sh("cat /etc/machine-id")
+	m.sh("echo 1 >/usr/local/gone; echo 1 >/oem/kept; sync")
+	boots := m.Boots()
+	_, err := m.try("muster reset --yes")
+	var exit *vm.ExitError
+	require.False(t, errors.As(err, &exit), "%v", err) // what it prints may be lost in the restart
+	// Through recovery, and back by itself.
+	m.eventually(fallTime, "the machine to be back", func() bool { return m.Boots() >= boots+2 && m.boot().Slot == "active" })
+	m.waitReady()
+	after := m.status()
+	require.NotEqual(t, before.ID, after.ID, "a new node")
+	require.NotEqual(t, id, m.sh("cat /etc/machine-id"))
+	require.Equal(t, "/oem/90_custom.yaml /oem/kept", m.sh("ls /oem/90_custom.yaml /oem/kept /usr/local/gone 2>/dev/null | tr '\\n' ' ' | sed 's/ $//'"))
+}

@@ -1,0 +1,80 @@
+package ledger
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAReplacementTakesItsStepsInOrder(t *testing.T) {
+	c := newCourt(t)
+	old, successor, other := c.master.ID().String(), c.w1.ID().String(), c.w2.ID().String()
+	step := func(r Replacement) error { return c.ask(c.coordinator, Txn{}.Set(KeyReplacement, c.json(r))) }
+	r := Replacement{Old: old, Member: "8e9e05c52164694d", Successor: successor, Step: StepRemove, Reason: "dead for 15m0s"}
+
+	bad := r
+	bad.Member = "n2-b"
+	require.ErrorContains(t, step(bad), "etcd member")
+	bad = r
+	bad.Old = "n2"
+	require.ErrorContains(t, step(bad), "not a peer ID")
+	bad = r
+	bad.Successor = old
+	require.ErrorContains(t, step(bad), "itself")
+	bad = r
+	bad.Step = "jump"
+	require.ErrorContains(t, step(bad), "does not follow")
+
+	require.NoError(t, step(r))
+	c.put(KeyReplacement, r)
+	require.ErrorContains(t, step(r), "does not follow", "never two at a time, and no step twice")
+	someone := r
+	someone.Old, someone.Step = other, StepRemoved
+	require.ErrorContains(t, step(someone), "does not follow", "S14: another node's replacement is not moved on")
+	another := r
+	another.Member, another.Step = "1", StepRemoved
+	require.ErrorContains(t, step(another), "does not follow", "S14: nor another member's")
+
+	r.Step = StepRemoved
+	require.NoError(t, step(r))
+	c.put(KeyReplacement, r)
+	r.Step = StepJoin
+	require.NoError(t, step(r))
+	c.put(KeyReplacement, r)
+	require.ErrorContains(t, step(Replacement{Old: other, Step: StepRemove}), "does not follow")
+	require.NoError(t, step(Replacement{Old: successor, Successor: other, Step: StepRemove}), "the successor is lost too")
+
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(KeyReplacement, c.json(r))), "only the coordinator")
+	require.ErrorContains(t, c.ask(c.w1, Txn{}.Del(KeyReplacement)), "only the coordinator")
+	require.NoError(t, c.ask(c.coordinator, Txn{}.Del(KeyReplacement)))
+}
+
+func TestWhoMayAskForANodesRemoval(t *testing.T) {
+	c := newCourt(t)
+	of := func(do string) []byte { return c.json(Request{Do: do}) }
+	w1, w2 := RequestKey(c.w1.ID()), RequestKey(c.w2.ID())
+	require.NoError(t, c.ask(c.w1, Txn{}.Set(w1, of(RequestLeave))))
+	require.NoError(t, c.ask(c.master, Txn{}.Set(w1, of(RequestRemove))))
+	require.NoError(t, c.ask(c.master, Txn{}.Set(RequestKey(c.master.ID()), of(RequestReplace))))
+	require.ErrorContains(t, c.ask(c.w1, Txn{}.Set(w2, of(RequestRemove))), "only a master")
+	require.ErrorContains(t, c.ask(c.w1, Txn{}.Set(w1, of(RequestRemove))), "only a master")
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(w1, of(RequestLeave))), "itself")
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(w1, of("praise"))), "nothing that can be asked")
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(RequestKey(c.out.ID()), of(RequestRemove))), "not a member")
+	require.ErrorContains(t, c.ask(c.out, Txn{}.Set(RequestKey(c.out.ID()), of(RequestLeave))), "not a member")
+}
+
+func TestARemovedNodeIsNoMemberNoMasterAndMayNotProposeOrEnrol(t *testing.T) { // S18
+	c := newCourt(t)
+	gone := Txn{}.Set(RemovedKey(c.master.ID()), c.json(Removed{Reason: "asked to remove"}))
+	require.ErrorContains(t, c.ask(c.w1, gone), "only the coordinator")
+	require.NoError(t, c.ask(c.coordinator, gone))
+	c.put(RemovedKey(c.master.ID()), Removed{Reason: "asked to remove"})
+
+	view := View{index: 100, entries: c.entries}
+	require.False(t, IsMember(view, c.master.ID()), "though it founded the site")
+	require.NotContains(t, Masters(view), c.master.ID())
+	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(DNSKey("a.example"), c.json(DNS{A: []string{"192.0.2.1"}}))), "not a member")
+	require.ErrorContains(t, c.ask(c.coordinator, Txn{}.Set(MemberKey(c.master.ID()), c.json(c.member(c.master, "host")))), "was removed")
+	require.ErrorContains(t, c.ask(c.coordinator, Txn{}.Del(RemovedKey(c.master.ID()))), "cannot be deleted")
+}

@@ -1,0 +1,94 @@
+package roles
+
+import (
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+)
+
+// lease lets a machine restart, or takes the permission back.
+func (h *history) lease(t *rapid.T) {
+	m := h.machines[h.pick(t, func(NodeID, *machine) bool { return true })]
+	m.lease = !m.lease
+}
+
+// loseMaster takes a master away for longer than any patience, under the eyes of one coordinator.
+func (h *history) loseMaster(t *rapid.T) {
+	id := h.pick(t, func(id NodeID, _ *machine) bool { return h.state.Roles[id].IsMaster() && id != h.coordinator })
+	if rapid.Bool().Draw(t, "killed") {
+		h.setUp(id, false)
+	} else {
+		h.cutOff(id)
+	}
+	h.now += 3 * time.Minute
+}
+
+func (h *history) askForOne(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "rarely") > 0 {
+		t.Skip("not this time")
+	}
+	id := h.pick(t, func(id NodeID, _ *machine) bool {
+		_, asked := h.state.Requests[id]
+		return h.state.decidable(id) && !asked
+	})
+	h.ask(id, rapid.SampledFrom([]Request{RequestLeave, RequestRemove, RequestReplace}).Draw(t, "request"))
+}
+
+func (h *history) executeNow(t *rapid.T) {
+	if h.state.Replacement == nil {
+		t.Skip("nobody is replaced")
+	}
+	before := h.etcdServes()
+	h.execute(*h.state.Replacement)
+	require.True(t, !before || h.etcdServes() || len(h.etcd) == 0, "a removal cost etcd its majority")
+}
+
+// lookForLater is an executor that freezes between its look and its deed (history S14).
+func (h *history) lookForLater(t *rapid.T) {
+	if h.state.Replacement == nil {
+		t.Skip("nobody is replaced")
+	}
+	h.looked = append(h.looked, *h.state.Replacement)
+}
+
+func (h *history) executeLate(t *rapid.T) {
+	if len(h.looked) == 0 {
+		t.Skip("nobody looked")
+	}
+	r := rapid.SampledFrom(h.looked).Draw(t, "looked")
+	owner, there := h.etcd[r.Member]
+	before := h.state.Replacement
+	if !h.execute(r) {
+		return
+	}
+	require.True(t, !there || owner == r.Old, "a late executor removed somebody else")
+	if before == nil || before.Old != r.Old {
+		require.Equal(t, before, h.state.Replacement, "a late executor moved another replacement on")
+	}
+}
+
+// checkReplacement is the rule of replacement seen from outside.
+func (h *history) checkReplacement(t *rapid.T, state State, r Replacement) {
+	open := state.Replacement
+	require.True(t, open == nil || open.Step == StepJoin, "two replacements at a time")
+	m := h.machines[r.Old]
+	require.False(t, m.lease, "the holder of a reboot lease is replaced")
+	if state.Roles[r.Old].IsMaster() {
+		require.Greater(t, state.Policy.Masters(), 1, "the only master is replaced")
+	}
+	if _, asked := state.Requests[r.Old]; asked && (open == nil || r.Gone || r.Reason == "asked to "+string(RequestReplace)) {
+		return
+	}
+	require.True(t, state.Policy.DynamicRoles, "replaced though it was only to be reported")
+	require.False(t, h.inService(r.Old), "a live master is replaced")
+	after := state.Policy.ReplaceAfter
+	if !state.formed() {
+		after = min(after, FormationGrace)
+	}
+	require.GreaterOrEqual(t, h.now-max(h.office, h.lastSeen[r.Old]), after, "a master is replaced too early")
+	require.True(t, r.Successor != "" && h.inService(r.Successor), "replaced, and nobody takes the place")
+	if state.hasEtcd() && r.Member != "" {
+		require.True(t, h.etcdServes(), "replaced without a majority of etcd")
+	}
+}

@@ -1,0 +1,6 @@
+//go:build race
+
+package upgrade
+
+// underRace says whether the race detector watches.
+const underRace = true
