@@ -11,8 +11,8 @@ import (
 )
 
 // The resource manager's limits, for a full mesh of at most maxMembers. They are
-// backstops: admission keeps strangers to maxStrangers, and members are trusted
-// not to flood.
+// backstops: admission keeps strangers to maxStrangers, and what costs the site more than
+// memory has limits of its own, for each member too.
 const (
 	maxMembers = 1000
 

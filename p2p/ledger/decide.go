@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"context"
+
+	"github.com/hashicorp/raft"
 )
 
 // decide takes a proposal on the coordinator: who is the author, may it propose
@@ -42,8 +44,8 @@ func (l *Ledger) decide(ctx context.Context, p proposal) verdict {
 	decided := make(chan verdict, 1)
 	ok := l.spawn(func() {
 		defer release()
-		f := v.raft.Apply(p.Command, v.timing.ProposeAttempt)
-		if err := f.Error(); err != nil {
+		f, err := ask(v, func() raft.ApplyFuture { return v.raft.Apply(p.Command, v.timing.ProposeAttempt) })
+		if err != nil {
 			// Lost leadership, timeout, shutdown: it may commit or not.
 			decided <- later("%v", err)
 			return
@@ -67,7 +69,7 @@ func (l *Ledger) decide(ctx context.Context, p proposal) verdict {
 // is to decide: the author asks again until there is one.
 func (l *Ledger) stepDown(v *voter) verdict {
 	l.spawn(func() {
-		if err := v.raft.LeadershipTransfer().Error(); err != nil {
+		if _, err := ask(v, v.raft.LeadershipTransfer); err != nil {
 			l.cfg.Log.Warn("cannot hand over before being revoked", "error", err)
 		}
 	})

@@ -26,6 +26,7 @@ const (
 	maxEnrolSize = 8 << 10
 
 	maxEnrolsInHand = 16
+	maxEnrolsOfPeer = maxEnrolsInHand / 2
 	// enrolPause is the least time between two enrolments of one newcomer.
 	enrolPause = time.Second
 	// enrolRemembered bounds the memory of who asked when.
@@ -336,21 +337,26 @@ func sameMember(a, b Member) bool {
 // enrolLimit keeps newcomers, of whom there may be any number, from filling the
 // coordinator's hands.
 type enrolLimit struct {
-	mu     sync.Mutex
-	inHand int
-	last   map[peer.ID]time.Time
+	hands *hands
+
+	mu   sync.Mutex
+	last map[peer.ID]time.Time
 }
 
-func newEnrolLimit() *enrolLimit { return &enrolLimit{last: map[peer.ID]time.Time{}} }
+func newEnrolLimit() *enrolLimit {
+	return &enrolLimit{hands: newHands(maxEnrolsInHand, maxEnrolsOfPeer), last: map[peer.ID]time.Time{}}
+}
 
 func (e *enrolLimit) enter(id peer.ID, member bool, now time.Time) (leave func(), err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.inHand >= maxEnrolsInHand {
+	release, ok := e.hands.take(id)
+	if !ok {
 		return nil, errors.New("too many nodes enrol at once")
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if !member { // a member also passes on what others ask
 		if last, ok := e.last[id]; ok && now.Sub(last) < enrolPause {
+			release()
 			return nil, fmt.Errorf("asked again within %v", enrolPause)
 		}
 		if len(e.last) >= enrolRemembered {
@@ -358,10 +364,5 @@ func (e *enrolLimit) enter(id peer.ID, member bool, now time.Time) (leave func()
 		}
 		e.last[id] = now
 	}
-	e.inHand++
-	return func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.inHand--
-	}, nil
+	return release, nil
 }

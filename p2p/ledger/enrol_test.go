@@ -120,12 +120,16 @@ func TestNewcomersDoNotFillTheHandsOfAMember(t *testing.T) {
 	require.ErrorContains(t, err, "again within")
 	leave()
 	var leaves []func()
-	for range maxEnrolsInHand {
-		leave, err := e.enter("b", true, now)
-		require.NoError(t, err)
-		leaves = append(leaves, leave)
+	for _, member := range []peer.ID{"b", "c"} {
+		for range maxEnrolsOfPeer {
+			leave, err := e.enter(member, true, now)
+			require.NoError(t, err)
+			leaves = append(leaves, leave)
+		}
+		_, err = e.enter(member, true, now)
+		require.ErrorContains(t, err, "too many")
 	}
-	_, err = e.enter("c", true, now)
+	_, err = e.enter("d", true, now)
 	require.ErrorContains(t, err, "too many")
 	leaves[0]()
 	_, err = e.enter("a", false, now.Add(enrolPause))

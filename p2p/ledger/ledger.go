@@ -98,7 +98,7 @@ type Ledger struct {
 	seating    sync.Mutex            // held by who takes or leaves the seat
 	changed    p2p.Notifier
 	follow     *followClient
-	slots      chan struct{} // bounds the proposals in hand
+	hands      *hands
 	enrols     *enrolLimit
 
 	ctx  context.Context // ends at Close
@@ -184,7 +184,7 @@ func start(cfg Config, m meta) (_ *Ledger, err error) {
 
 		superseded: m.Superseded,
 
-		slots:  make(chan struct{}, maxProposalsInHand),
+		hands:  newHands(maxInHand, maxInHandOfPeer),
 		enrols: newEnrolLimit(),
 	}
 	l.lock, err = lockDir(cfg.Dir)
@@ -318,9 +318,12 @@ func (l *Ledger) TransferLeadership(ctx context.Context) error {
 	if v == nil || v.raft.State() != raft.Leader {
 		return errors.New("transfer leadership: this node is not the coordinator")
 	}
-	f := v.raft.LeadershipTransfer()
 	done := make(chan error, 1)
-	if !l.spawn(func() { done <- f.Error() }) {
+	transfer := func() {
+		_, err := ask(v, v.raft.LeadershipTransfer)
+		done <- err
+	}
+	if !l.spawn(transfer) {
 		return ErrClosed
 	}
 	select {

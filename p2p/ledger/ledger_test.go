@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 )
@@ -81,6 +82,33 @@ func TestAnotherMasterDecidesWhenTheCoordinatorIsGone(t *testing.T) {
 	third, err := old.Propose(testContext(t), dns("b", "10.0.0.2", 0))
 	require.NoError(t, err)
 	s.settled(third)
+}
+
+// A voter that stood in vain, as it does when several start at once, and is cut off
+// soon after must notice that it has no coordinator: one that it wrongly knows it
+// also holds against all others that stand.
+func TestAVoterThatStoodInVainNoticesThatItIsCutOff(t *testing.T) {
+	s := newSite(t, 3, 3).found()
+	c := s.coordinator()
+	for _, n := range s.nodes {
+		if n != c {
+			n.voting().stand()
+		}
+	}
+	eventually(t, "all know the same coordinator", func() bool {
+		known := map[peer.ID]int{}
+		for _, n := range s.nodes {
+			id, _ := n.Coordinator()
+			known[id]++
+		}
+		return len(known) == 1 && known[""] == 0
+	})
+	for _, n := range s.nodes {
+		s.net.isolate(n.id())
+	}
+	for _, n := range s.nodes {
+		eventually(t, "it knows none", func() bool { return !n.Status().Quorum })
+	}
 }
 
 func TestLeadershipIsHandedOverOnRequest(t *testing.T) {
@@ -315,6 +343,36 @@ func TestVoterThatLostItsVotesRefusesToVoteAgain(t *testing.T) { // S5
 	n.join(Site{ID: s.cert.Genesis.Site})
 	s.settled(s.coordinator().Index())
 	require.False(t, n.Status().Voter)
+}
+
+// Raft answers nobody for what it has committed and not applied when it shuts down, so nobody may be waiting then.
+func TestClosingWaitsForWhatRaftHasInHand(t *testing.T) {
+	s := newSite(t, 1, 1).found()
+	n := s.coordinator()
+	v := n.voting()
+	const waiting = 16
+	answers := make(chan error, waiting)
+	n.copy.mu.Lock() // the state machine stands still
+	for range waiting {
+		before := v.raft.CommitIndex()
+		go func() {
+			_, err := ask(v, func() raft.ApplyFuture { return v.raft.Apply([]byte("not a command"), time.Second) })
+			answers <- err
+		}()
+		eventually(t, "committed", func() bool { return v.raft.CommitIndex() > before })
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- n.Close() }()
+	eventually(t, "nothing more is asked", func() bool {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		return v.closed
+	})
+	n.copy.mu.Unlock()
+	for range waiting {
+		require.NoError(t, <-answers)
+	}
+	require.NoError(t, <-closed)
 }
 
 func TestPowerCutInTheMiddleOfTheBootstrapCostsNothing(t *testing.T) {

@@ -13,8 +13,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// maxProposalsInHand bounds the proposals that a node carries for others.
-const maxProposalsInHand = 64
+// Proposals and questions that a node has in hand for others. A voter passes on
+// those of many.
+const (
+	maxInHand       = 64
+	maxInHandOfPeer = 16
+)
 
 // proposeRequest travels from the author to the coordinator, directly or
 // through one voter.
@@ -188,12 +192,11 @@ func (l *Ledger) servePropose(ctx context.Context, s network.Stream) error {
 	if err := readMessage(bufio.NewReader(s), &req); err != nil {
 		return err
 	}
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-	default:
+	release, ok := l.hands.take(s.Conn().RemotePeer())
+	if !ok {
 		return writeMessage(s, later("too many proposals in hand"))
 	}
+	defer release()
 	return writeMessage(s, l.answer(ctx, req))
 }
 

@@ -116,11 +116,11 @@ func (l *Ledger) changeVoters(ctx context.Context, v *voter, step voterStep, ind
 	address := raft.ServerAddress(step.server)
 	switch step.do {
 	case voterListen:
-		err = v.raft.AddNonvoter(step.server, address, index, voterChangeTimeout).Error()
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddNonvoter(step.server, address, index, voterChangeTimeout) })
 	case voterSeat:
-		err = v.raft.AddVoter(step.server, address, index, voterChangeTimeout).Error()
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddVoter(step.server, address, index, voterChangeTimeout) })
 	case voterRemove:
-		err = v.raft.RemoveServer(step.server, index, voterChangeTimeout).Error()
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.RemoveServer(step.server, index, voterChangeTimeout) })
 	case voterHandOver:
 		err = l.TransferLeadership(ctx)
 	}

@@ -41,12 +41,10 @@ type streamLayer struct {
 
 	accepted chan net.Conn
 	done     chan struct{}
-	wg       sync.WaitGroup // loops through which this node calls itself
 
 	mu     sync.Mutex
 	closed bool
 	open   map[net.Conn]struct{} // raft forgets inbound ones at shutdown
-	self   []net.Conn            // both ends
 }
 
 func newStreamLayer(host Host, site Site, say func() hello, voter func(peer.ID) bool) *streamLayer {
@@ -81,10 +79,6 @@ func (l *streamLayer) handle(s network.Stream) {
 		_ = conn.Close() // the other side sees the end, whatever Close says
 		return
 	}
-	l.deliver(conn)
-}
-
-func (l *streamLayer) deliver(conn net.Conn) {
 	select {
 	case l.accepted <- conn:
 	case <-l.done:
@@ -115,8 +109,6 @@ func (l *streamLayer) Close() error {
 	for _, c := range conns {
 		_ = c.Close() // shutting down
 	}
-	l.closeSelf()
-	l.wg.Wait()
 	return nil
 }
 
@@ -147,17 +139,13 @@ func (l *streamLayer) untrack(c net.Conn) {
 // Addr implements net.Listener; raft takes it for its own address.
 func (l *streamLayer) Addr() net.Addr { return peerAddr(l.host.ID()) }
 
-// Dial implements raft.StreamLayer. Dialling itself works too: see headStart.
-// The address of a voter that took its seat later is its whole server ID, and
+// Dial implements raft.StreamLayer. The address of a voter that took its seat later is its whole server ID, and
 // nobody else answers there: what a node that lost its seat and took another one
 // acknowledges must not count for the old one (history S5).
 func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	id, ok := serverPeer(raft.ServerID(address))
 	if !ok {
 		return nil, fmt.Errorf("dial voter %q: not a peer ID", address)
-	}
-	if id == l.host.ID() {
-		return l.dialSelf()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -167,28 +155,6 @@ func (l *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, fmt.Errorf("dial voter %s: it answers with another storage", short(id))
 	}
 	return conn, err
-}
-
-func (l *streamLayer) dialSelf() (net.Conn, error) {
-	near, far := net.Pipe()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, net.ErrClosed
-	}
-	l.self = append(l.self, near, far)
-	l.wg.Go(func() { l.deliver(far) })
-	return near, nil
-}
-
-// closeSelf ends the connections to itself, which raft would keep for ever.
-func (l *streamLayer) closeSelf() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, c := range l.self {
-		_ = c.Close() // a pipe's never fails
-	}
-	l.self = nil
 }
 
 // ask says hello to another voter and returns its answer.

@@ -79,9 +79,12 @@ func (l *Ledger) confirm(ctx context.Context) (uint64, error) {
 	if v == nil || !v.inOffice() {
 		return 0, fmt.Errorf("%w: this node is not the coordinator", ErrNoQuorum)
 	}
-	f := v.raft.VerifyLeader()
 	done := make(chan error, 1)
-	if !l.spawn(func() { done <- f.Error() }) {
+	verify := func() {
+		_, err := ask(v, v.raft.VerifyLeader)
+		done <- err
+	}
+	if !l.spawn(verify) {
 		return 0, ErrClosed
 	}
 	select {
@@ -119,13 +122,12 @@ func (l *Ledger) serveSync(ctx context.Context, s network.Stream) error {
 		answer.Later = fmt.Sprintf("the question is for %v, this is %v", req.Site, l.site)
 		return writeMessage(s, answer)
 	}
-	select {
-	case l.slots <- struct{}{}:
-		defer func() { <-l.slots }()
-	default:
+	release, ok := l.hands.take(s.Conn().RemotePeer())
+	if !ok {
 		answer.Later = "too many questions in hand"
 		return writeMessage(s, answer)
 	}
+	defer release()
 	index, err := l.confirm(ctx)
 	if err != nil {
 		answer.Later = err.Error()

@@ -46,6 +46,7 @@ type voter struct {
 	mu         sync.Mutex
 	lost       map[raft.ServerID]time.Time // voters that miss heartbeats: last contact
 	leaderless time.Time                   // since when no coordinator is known, zero while one is
+	closed     bool                        // Raft is asked nothing any more
 
 	observations chan raft.Observation
 	observer     *raft.Observer
@@ -196,14 +197,15 @@ func finishedBootstrap(w *raftLog, snaps raft.SnapshotStore) (bool, error) {
 func (t Timing) raftConfig(self raft.ServerID) *raft.Config {
 	c := raft.DefaultConfig()
 	c.LocalID = self
-	c.HeartbeatTimeout = t.HeartbeatTimeout
-	c.ElectionTimeout = t.ElectionTimeout
+	c.HeartbeatTimeout = t.HeartbeatTimeout + headStart // until stand
+	c.ElectionTimeout = t.ElectionTimeout + headStart
 	c.LeaderLeaseTimeout = t.LeaderLease
 	c.CommitTimeout = t.CommitInterval
 	c.SnapshotInterval = t.SnapshotInterval
 	c.SnapshotThreshold = t.SnapshotThreshold
 	c.TrailingLogs = t.TrailingLogs
 	c.NoLegacyTelemetry = true
+	c.ShutdownOnRemove = false // only close ends Raft: see ask
 	return c
 }
 
@@ -220,18 +222,39 @@ func (v *voter) start() {
 	v.raft.RegisterObserver(v.observer)
 	v.wg.Go(func() { v.observe(ctx) })
 	v.wg.Go(func() { v.watchOffice(ctx) })
-	v.wg.Go(func() { v.headStart(ctx) })
+	v.wg.Go(func() { v.hurry(ctx) })
 	v.layer.listen()
 }
 
 func (v *voter) close() error {
+	v.mu.Lock()
+	v.closed = true
+	v.mu.Unlock()
 	v.stop()
 	v.raft.DeregisterObserver(v.observer)
 	v.stable.stop()
+	v.wg.Wait()
 	// Shutdown closes the transport too, once Raft no longer uses it.
 	err := v.raft.Shutdown().Error()
-	v.wg.Wait()
 	return errors.Join(err, v.trans.Close(), v.wal.Close())
+}
+
+// ask makes a request to Raft and waits for the answer, and close waits for that
+// before it shuts Raft down: what was committed but not applied by then would
+// never be answered. While Raft runs everything is, at the latest when the
+// coordinator's lease ends.
+func ask[F raft.Future](v *voter, request func() F) (F, error) {
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		var none F
+		return none, raft.ErrRaftShutdown
+	}
+	v.wg.Add(1)
+	v.mu.Unlock()
+	defer v.wg.Done()
+	f := request()
+	return f, f.Error()
 }
 
 // hello is what this voter says of itself to another one.
@@ -336,7 +359,7 @@ func (v *voter) watchOffice(ctx context.Context) {
 func (v *voter) takeOffice(ctx context.Context) {
 	for v.raft.State() == raft.Leader && ctx.Err() == nil {
 		term := v.raft.CurrentTerm()
-		err := v.raft.Barrier(v.timing.RPCTimeout).Error()
+		_, err := ask(v, func() raft.Future { return v.raft.Barrier(v.timing.RPCTimeout) })
 		if err == nil {
 			err = v.ensureGenesis()
 		}
@@ -357,8 +380,8 @@ func (v *voter) ensureGenesis() error {
 	if err != nil || cmd == nil {
 		return err
 	}
-	f := v.raft.Apply(cmd, v.timing.RPCTimeout)
-	if err := f.Error(); err != nil {
+	f, err := ask(v, func() raft.ApplyFuture { return v.raft.Apply(cmd, v.timing.RPCTimeout) })
+	if err != nil {
 		return err
 	}
 	if res, ok := f.Response().(result); !ok || res.outcome != outcomeCommitted {
@@ -367,19 +390,16 @@ func (v *voter) ensureGenesis() error {
 	return nil
 }
 
-// headStart elects a first coordinator without waiting for a heartbeat timeout,
+// hurry elects a first coordinator without waiting for a heartbeat timeout,
 // which is long because heartbeats are rare: a voter that has just started asks
 // the others. When a majority is up, none of them knows a coordinator, and this
 // one has the longest log (ties: the smallest ID), it starts an election at
 // once. Whom it may elect is Raft's business, so a wrong guess costs an election
 // and no more.
-func (v *voter) headStart(ctx context.Context) {
+func (v *voter) hurry(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*v.timing.HeartbeatTimeout)
 	defer cancel()
 	for try := time.Duration(1); ; try++ {
-		if v.raft.State() == raft.Shutdown {
-			return
-		}
 		if _, known := v.coordinator(); known {
 			return
 		}
@@ -434,18 +454,17 @@ func (v *voter) shouldStand(ctx context.Context) bool {
 	return up > len(servers)/2
 }
 
-// stand sends itself the message by which a parting coordinator tells another
-// voter to stand for election now.
+// headStart is by how much stand shortens the heartbeat timeout.
+const headStart = time.Millisecond
+
+// stand makes Raft look now, not at the end of its heartbeat timeout, whether it
+// hears a coordinator: that is what it does when the timeout is shortened. If it
+// heard none it stands for election, with a pre-vote.
 func (v *voter) stand() {
-	req := &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
-		ProtocolVersion: raft.ProtocolVersionMax,
-		ID:              []byte(v.self),
-		Addr:            []byte(v.trans.LocalAddr()),
-	}}
-	defer v.layer.closeSelf()
-	err := v.trans.TimeoutNow(v.self, v.trans.LocalAddr(), req, &raft.TimeoutNowResponse{})
-	if err != nil {
-		v.log.Debug("cannot stand for election at once", "error", err)
+	c := v.raft.ReloadableConfig()
+	c.HeartbeatTimeout = v.timing.HeartbeatTimeout
+	if err := v.raft.ReloadConfig(c); err != nil {
+		v.log.Warn("cannot stand for election at once", "error", err)
 	}
 }
 
