@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/ipfs/go-cid"
@@ -222,22 +223,28 @@ func (r *rendezvous) reach(ctx context.Context, kad *dht.IpfsDHT) error {
 	return nil
 }
 
-// search asks everybody who says to be of a network in a window.
+// search asks everybody who says to be of a network in a window. All at once: the
+// DHT remembers the hosts of a machine's earlier starts for a day, and each of them
+// would cost the whole time of an answer.
 func (r *rendezvous) search(ctx context.Context, kad *dht.IpfsDHT, n Network, window int, asked map[peer.ID]bool) {
 	name := rendezvousName(n, r.config.clock(), window)
+	var asking sync.WaitGroup
+	defer asking.Wait()
 	for found := range kad.FindProvidersAsync(ctx, name, maxRendezvous) {
 		if asked[found.ID] || len(asked) > maxRendezvous {
 			continue
 		}
 		asked[found.ID] = true
-		info, err := r.ask(ctx, n, found)
-		if err != nil {
-			r.log.Debug("ask where a node is", "peer", found.ID.String(), "error", err)
-			continue
-		}
-		if info.ID != r.host.ID() {
-			r.sighted(info, !n.Same(r.host.Networks().Present))
-		}
+		asking.Go(func() {
+			info, err := r.ask(ctx, n, found)
+			if err != nil {
+				r.log.Debug("ask where a node is", "peer", found.ID.String(), "error", err)
+				return
+			}
+			if info.ID != r.host.ID() {
+				r.sighted(info, !n.Same(r.host.Networks().Present))
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	libp2phost "github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
 )
@@ -83,6 +84,29 @@ func TestADHTThatIsAwayIsTriedAgain(t *testing.T) {
 	kad, err := dht.New(t.Context(), h, dht.Mode(dht.ModeServer), dht.DisableAutoRefresh(), dht.BootstrapPeers())
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, kad.Close()) })
+	require.Eventually(t, func() bool { return a.connected(b.ID()) }, 3*waitFor, 20*time.Millisecond)
+}
+
+// Hosts that take a question and never answer it hide nobody: asked one after another they would last longer than a look.
+func TestHostsInTheDHTThatDoNotAnswerHideNobody(t *testing.T) {
+	servers, addrs := dhtServers(t, 1)
+	n := testToken(t).Network("a")
+	name := rendezvousName(n, time.Now(), 0)
+	for range rendezvousTimeout/rendezvousAsk + 2 {
+		mute, err := libp2p.New(libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"), libp2p.DisableRelay(), libp2p.DisableMetrics())
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, mute.Close()) })
+		mute.SetStreamHandler(rendezvousProtocol, func(network.Stream) {})
+		kad, err := dht.New(t.Context(), mute, dht.Mode(dht.ModeClient), dht.DisableAutoRefresh(), dht.BootstrapPeers())
+		require.NoError(t, err)
+		require.NoError(t, mute.Connect(t.Context(), peer.AddrInfo{ID: servers[0].ID(), Addrs: servers[0].Addrs()}))
+		require.Eventually(t, func() bool { return kad.RoutingTable().Size() > 0 }, waitFor, time.Millisecond)
+		require.NoError(t, kad.Provide(t.Context(), name, true))
+		require.NoError(t, kad.Close())
+	}
+	a, b := newTestHost(t, n), newTestHost(t, n)
+	a.discover(t, DiscoveryConfig{DHT: testDHT(addrs)})
+	b.discover(t, DiscoveryConfig{DHT: testDHT(addrs)})
 	require.Eventually(t, func() bool { return a.connected(b.ID()) }, 3*waitFor, 20*time.Millisecond)
 }
 
