@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,9 +18,8 @@ import (
 )
 
 func newAgentCommand() *cobra.Command {
-	var files []string
 	var opts node.Options
-	var format string
+	var service service
 	c := &cobra.Command{
 		Use: "agent", Args: cobra.NoArgs,
 		Short: "Run this machine's agent",
@@ -29,18 +29,11 @@ the site, and keeps this machine what the site decided. It runs in the
 foreground; systemd or OpenRC start it at boot. SIGTERM ends the agent and leaves
 Kubernetes running.`,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, warnings, err := config.Load(c.Context(), sources(files))
-			if err != nil {
-				return invalid(err)
-			}
-			log, err := logger(format, cfg.P2P.LogLevel)
+			cfg, warnings, log, err := service.load(c.Context())
 			if err != nil {
 				return err
 			}
-			for _, w := range warnings {
-				log.Warn("configuration", "warning", w.String())
-				opts.Warnings = append(opts.Warnings, w.String())
-			}
+			opts.Warnings = warnings
 			opts.Slots = upgrade.This()
 			if cfg.P2P.NetworkToken == "" {
 				if err := node.MarkAlone(opts.Slots, runDir(c)); err != nil {
@@ -66,11 +59,39 @@ Kubernetes running.`,
 			return agent.Run(c.Context())
 		},
 	}
-	c.Flags().StringArrayVar(&files, "config", nil, "read this file in place of the machine's own; may be repeated")
-	c.Flags().StringVar(&opts.StateDir, "state-dir", node.DefaultStateDir, "where identity, facts and decisions are kept")
+	service.flags(c, &opts.StateDir, node.DefaultStateDir, "where identity, facts and decisions are kept")
 	c.Flags().IntVar(&opts.Port, "port", node.DefaultPort, "UDP and TCP port of the mesh's control plane")
-	c.Flags().StringVar(&format, "log-format", "text", "text or json")
 	return c
+}
+
+// service is what the commands have in common that run until they are told to end.
+type service struct {
+	files  []string
+	format string
+}
+
+func (s *service) flags(c *cobra.Command, stateDir *string, folder, purpose string) {
+	c.Flags().StringArrayVar(&s.files, "config", nil, "read this file in place of the machine's own; may be repeated")
+	c.Flags().StringVar(stateDir, "state-dir", folder, purpose)
+	c.Flags().StringVar(&s.format, "log-format", "text", "text or json")
+}
+
+// load reads the configuration and starts the log, with the configuration's warnings.
+func (s *service) load(ctx context.Context) (*config.Config, []string, *slog.Logger, error) {
+	cfg, found, err := config.Load(ctx, sources(s.files))
+	if err != nil {
+		return nil, nil, nil, invalid(err)
+	}
+	log, err := logger(s.format, cfg.P2P.LogLevel)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var warnings []string
+	for _, w := range found {
+		log.Warn("configuration", "warning", w.String())
+		warnings = append(warnings, w.String())
+	}
+	return cfg, warnings, log, nil
 }
 
 // dataMissing says whether muster-init put memory in the place of this machine's data.
@@ -85,12 +106,14 @@ func supervisor(log *slog.Logger) (node.Supervisor, error) {
 	if err != nil {
 		return node.Supervisor{}, fmt.Errorf("read systemd's watchdog: %w", err)
 	}
-	tell := func(state string) {
-		if _, err := daemon.SdNotify(false, state); err != nil {
-			log.Debug("systemd was not told", node.LogError, err)
-		}
+	return node.Supervisor{Tell: func(state string) { tellSystemd(log, state) }, Watchdog: every}, nil
+}
+
+// tellSystemd does nothing where systemd did not start this process.
+func tellSystemd(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Debug("systemd was not told", node.LogError, err)
 	}
-	return node.Supervisor{Tell: tell, Watchdog: every}, nil
 }
 
 func logger(format, level string) (*slog.Logger, error) {
