@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -141,7 +142,7 @@ func (l *Lab) addNodes(ctx context.Context, s *state, count int, own map[string]
 	for range count {
 		n := &node{Number: len(s.Nodes) + 1, Hardware: newHardwareID()}
 		n.Name = nodeName(n.Number)
-		n.NAT = l.opts.NAT[n.Name]
+		n.NAT, n.Binary = l.opts.NAT[n.Name], l.opts.NodeBinary[n.Name]
 		if err := makeNodeDir(l.nodeDir(n.Name)); err != nil {
 			return err
 		}
@@ -229,7 +230,7 @@ func (l *Lab) powerOn(ctx context.Context, s *state, nodes []*node) error {
 func (l *Lab) task(s *state, n *node) *nodeTask {
 	return &nodeTask{
 		Dir: l.nodeDir(n.Name), Log: l.logPath(n.Name), Number: n.Number, Subnet: s.Subnet, NAT: n.NAT != NATNone, Hostname: l.hostname(n.Name),
-		Hardware: n.Hardware, Binary: s.Binary, K3s: s.K3s, Binds: s.Binds, Env: s.Env,
+		Hardware: n.Hardware, Binary: cmp.Or(n.Binary, s.Binary), K3s: s.K3s, Binds: s.Binds, Env: s.Env,
 	}
 }
 

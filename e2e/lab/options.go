@@ -30,6 +30,8 @@ type Options struct {
 	Bridge string
 	// Binary is the muster binary, PID 1 and agent of every node. Default: the running executable.
 	Binary string
+	// NodeBinary is another muster in the nodes named, as a machine has that runs another version of its image. PID 1 stays Binary.
+	NodeBinary map[string]string
 	// K3s is the k3s binary that nodes find in /usr/local/bin, with kubectl beside it. None means that nodes have no k3s.
 	K3s string
 	// Env is added to the agent's environment, as KEY=VALUE.
@@ -94,6 +96,14 @@ func (o *Options) complete() error {
 	}
 	if o.Binary, err = executable(o.Binary); err != nil {
 		return fmt.Errorf("muster binary: %w", err)
+	}
+	for name, path := range o.NodeBinary {
+		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
+			return fmt.Errorf("%w: muster binary of %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+		}
+		if o.NodeBinary[name], err = executable(path); err != nil {
+			return fmt.Errorf("muster binary of %s: %w", name, err)
+		}
 	}
 	if o.K3s != "" {
 		if o.K3s, err = executable(o.K3s); err != nil {

@@ -101,6 +101,27 @@ func (l *Lab) Restart(ctx context.Context, names ...string) error {
 	})
 }
 
+// SetBinary gives nodes another muster from their next start on, as a machine that boots another version of its image has; the
+// lab's own again if path is empty.
+func (l *Lab) SetBinary(ctx context.Context, path string, names ...string) error {
+	if path != "" {
+		var err error
+		if path, err = executable(path); err != nil {
+			return err
+		}
+	}
+	return l.change(ctx, func(s *state) error {
+		nodes, err := s.pick(names)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			n.Binary = path
+		}
+		return nil
+	})
+}
+
 // Wipe cuts the power of the nodes named and empties all their persistent directories but /oem, as a reset does. The nodes stay
 // off; their hardware stays the same.
 func (l *Lab) Wipe(ctx context.Context, names ...string) error {

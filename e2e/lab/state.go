@@ -42,10 +42,11 @@ type node struct {
 	NAT          NAT           `json:"nat,omitempty"`
 	Router       process       `json:"router,omitzero"` // stays on when the node is off
 	Cut          bool          `json:"cut,omitempty"`
-	Loss         float64       `json:"loss,omitempty"`  // percent, each way
-	Drop         Direction     `json:"drop,omitempty"`  // the direction in which everything is lost
-	Delay        time.Duration `json:"delay,omitempty"` // each way
-	Slow         process       `json:"slow,omitzero"`   // carries the frames of a link with a delay
+	Loss         float64       `json:"loss,omitempty"`   // percent, each way
+	Drop         Direction     `json:"drop,omitempty"`   // the direction in which everything is lost
+	Delay        time.Duration `json:"delay,omitempty"`  // each way
+	Slow         process       `json:"slow,omitzero"`    // carries the frames of a link with a delay
+	Binary       string        `json:"binary,omitempty"` // its muster, if it is not the lab's
 	AgentStarted time.Time     `json:"agent_started"`
 }
 

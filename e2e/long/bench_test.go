@@ -20,11 +20,11 @@ import (
 )
 
 // The benchmarks below are a section of docs/BENCHMARKS.md: `make bench-faults` runs them, each -benchtime runs, and
-// writes the section when MUSTER_BENCH_OUT names the file. Their sites run without Kubernetes.
+// writes the section when MUSTER_BENCH_OUT names the file.
 
 const aboutFaults = `## What faults cost a site
 
-Real agents in the lab: 3 masters and 2 workers, no Kubernetes, one machine; power cuts are kills of every process of a node. Times are by the agents' own logs, or looked for each 0.1 s.
+Real agents in the lab, on one machine: 3 masters and 2 workers without Kubernetes, where a row does not say otherwise; power cuts are kills of every process of a node. Times are by the agents' own logs, or looked for each 0.1 s.
 Median, and the 95th percentile in brackets.
 `
 
@@ -323,4 +323,59 @@ func BenchmarkRevocation(b *testing.B) {
 		s.waitReady(soonTime)
 	}
 	timeRow(b, "a worker of a site of 3 is revoked, until the last packet between it and another", silent, 0)
+}
+
+// BenchmarkMasterReplaced loses a master of a site with Kubernetes for good, again and again: each time the node that was
+// lost before is the worker that takes the place.
+func BenchmarkMasterReplaced(b *testing.B) {
+	const patience = 20 * time.Second
+	config := newConfig(b)
+	config.Masters, config.MinimumNodes, config.ReplaceAfter = 2, 4, patience
+	s := site(b, 4, config)
+	s.waitReady(readyTime)
+	s.formed(readyTime, "n1")
+	var took []time.Duration
+	for b.Loop() {
+		s.waitAllAlive()
+		worker, lost := s.byRole()["worker"][0], s.byRole()["master/ha"][0]
+		cut := time.Now()
+		require.NoError(b, s.Kill(b.Context(), lost))
+		s.waitRows(replaceTime, "the worker serves in its place", func(row lab.NodeStatus) bool { return row.Role == "master/ha" && row.Ready }, worker)
+		took = append(took, time.Since(cut)-patience)
+		require.NoError(b, s.Start(b.Context(), lost))
+		s.waitRows(replaceTime, "it is a worker, and Ready", func(row lab.NodeStatus) bool { return row.Role == "worker" && row.Ready }, lost)
+	}
+	timeRow(b, "power of a master is cut, until a worker serves in its place, beyond replace_after; site of 4 with Kubernetes (the stand-in)", took, 0)
+}
+
+// BenchmarkIdleWithRelay watches the links of a site where two nodes reach each other through a third.
+func BenchmarkIdleWithRelay(b *testing.B) {
+	const window = time.Minute
+	config := newConfig(b)
+	config.NoK3s, config.MinimumNodes, config.Bootstrap = true, 4, []string{"/dns4/n1.lab/udp/4847/quic-v1"}
+	s := site(b, 4, config, withoutK3sBinary, func(o *lab.Options) {
+		o.NAT = map[string]lab.NAT{"n3": lab.NATSymmetric, "n4": lab.NATSymmetric}
+	})
+	s.waitReady(formTime)
+	s.waitAllAlive()
+	s.waitPaths("n3", "n4", "relay")
+	nodes := []struct {
+		name, what string
+		rates      []int
+	}{{name: "n1", what: "the node that relays"}, {name: "n2", what: "a node that reaches all directly"}, {name: "n3", what: "a node behind a symmetric router"}}
+	for b.Loop() {
+		before := make([]int, len(nodes))
+		for i, n := range nodes {
+			before[i] = s.through(n.name)
+		}
+		time.Sleep(window)
+		for i, n := range nodes {
+			nodes[i].rates = append(n.rates, (s.through(n.name)-before[i])/int(window.Seconds()))
+		}
+	}
+	s.waitPaths("n3", "n4", "relay")
+	for _, n := range nodes {
+		result := fmt.Sprintf("%.2f kB/s (%.2f)", float64(section.Quantile(n.rates, 0.5))/1000, float64(section.Quantile(n.rates, 0.95))/1000)
+		faultRow(b, "idle site of 4, two of them behind symmetric routers, bytes both ways on the link of "+n.what+", a minute a run", len(n.rates), result, "", true)
+	}
 }

@@ -105,26 +105,6 @@ func (s *testSite) requireHA(nodes int) {
 	s.requireOneSite(nodes)
 }
 
-// requireOneSite makes sure that all nodes are in the same site and that every
-// address and name is one node's.
-func (s *testSite) requireOneSite(nodes int) {
-	s.t.Helper()
-	standings := s.standings()
-	require.Len(s.t, standings, nodes)
-	sites, addresses, names := map[string]bool{}, map[string]bool{}, map[string]bool{}
-	for name, node := range standings {
-		status, err := s.status(name)
-		require.NoError(s.t, err)
-		sites[status.Site], addresses[node.Address], names[node.Hostname] = true, true, true
-	}
-	require.Len(s.t, sites, 1)
-	require.NotContains(s.t, sites, "")
-	require.Len(s.t, names, nodes)
-	for i := range nodes {
-		require.Contains(s.t, addresses, fmt.Sprintf("10.1.0.%d", i+1))
-	}
-}
-
 // requireOneCluster makes sure that the three masters are one etcd, and that what
 // Muster wrote for K3s lets no node ever found another: rendered only, where
 // K3s is the stand-in.

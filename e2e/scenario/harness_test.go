@@ -33,6 +33,12 @@ const (
 	readyTime = 6 * time.Minute
 	// soonTime is for anything that needs no K3s.
 	soonTime = 90 * time.Second
+	// natTime is for a site with nodes behind routers to find all its paths: routers
+	// have to be tried, and tried again.
+	natTime = 2 * time.Minute
+	// replaceTime is for a place to be given on: replace_after, a wipe, and a server
+	// that joins.
+	replaceTime = 6 * time.Minute
 )
 
 // pollInterval is between two looks at a condition. A look that starts processes
@@ -517,4 +523,102 @@ func (s *testSite) pingAll(from, address string) (last func() time.Time) {
 		require.False(s.t, at.IsZero(), "no answer at all: %s", out.String())
 		return at
 	}
+}
+
+// requireOneSite makes sure that all nodes are in the same site and that every
+// address and name is one node's.
+func (s *testSite) requireOneSite(nodes int) {
+	s.t.Helper()
+	standings := s.standings()
+	require.Len(s.t, standings, nodes)
+	sites, addresses, names := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	for name, node := range standings {
+		status, err := s.status(name)
+		require.NoError(s.t, err)
+		sites[status.Site], addresses[node.Address], names[node.Hostname] = true, true, true
+	}
+	require.Len(s.t, sites, 1)
+	require.NotContains(s.t, sites, "")
+	require.Len(s.t, names, nodes)
+	for i := range nodes {
+		require.Contains(s.t, addresses, fmt.Sprintf("10.1.0.%d", i+1))
+	}
+}
+
+// formed waits until all masters of the site were Ready together.
+func (s *testSite) formed(within time.Duration, through string) {
+	s.t.Helper()
+	s.eventually(within, "the control plane has formed", func() error {
+		rows, err := s.ledger(through, "epoch")
+		if err != nil {
+			return err
+		}
+		var epoch struct{ Formed bool }
+		if len(rows) != 1 || json.Unmarshal(rows[0].Value, &epoch) != nil || !epoch.Formed {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+}
+
+// paths are the paths from a node to all others, by name.
+func (s *testSite) paths(from string) map[string]string {
+	s.t.Helper()
+	byID := map[string]string{}
+	for name, row := range s.rows() {
+		byID[row.ID] = name
+	}
+	all := map[string]string{}
+	var rows []struct{ ID, Path string }
+	require.NoError(s.t, s.askJSON(from, &rows, "muster", "nodes", "-o", "json"))
+	for _, row := range rows {
+		if name := byID[row.ID]; name != from {
+			all[name] = row.Path
+		}
+	}
+	return all
+}
+
+func (s *testSite) waitPath(from, to, want string) {
+	s.t.Helper()
+	s.eventually(natTime, fmt.Sprintf("the path from %s to %s is %s", from, to, want), func() error {
+		if got := s.paths(from)[to]; got != want {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
+}
+
+func (s *testSite) waitPaths(from, to, want string) {
+	s.t.Helper()
+	s.waitPath(from, to, want)
+	s.waitPath(to, from, want)
+}
+
+// through counts the bytes that have come out of a node's port of the switch, in both ways.
+func (s *testSite) through(name string) int {
+	s.t.Helper()
+	ns, err := s.SwitchNetNS()
+	require.NoError(s.t, err)
+	out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-br", "link").Output()
+	require.NoError(s.t, err)
+	for line := range strings.Lines(string(out)) {
+		port, _, _ := strings.Cut(strings.Fields(line)[0], "@")
+		if !strings.HasSuffix(port, "-"+name) {
+			continue
+		}
+		// /sys shows the namespace in which it was mounted, so ip(8) is asked.
+		out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-s", "link", "show", port).Output()
+		require.NoError(s.t, err)
+		lines := strings.Split(string(out), "\n")
+		total := 0
+		for _, l := range []int{3, 5} {
+			n, err := strconv.Atoi(strings.Fields(lines[l])[0])
+			require.NoError(s.t, err, string(out))
+			total += n
+		}
+		return total
+	}
+	require.Failf(s.t, "no port", "of %s: %s", name, out)
+	return 0
 }

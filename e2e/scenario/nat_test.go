@@ -2,20 +2,14 @@ package scenario
 
 import (
 	"fmt"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/muster-edge/muster/e2e/lab"
 )
-
-// natTime is for a site with nodes behind routers to find all its paths: routers
-// have to be tried, and tried again.
-const natTime = 2 * time.Minute
 
 // expectedPath is what two routers allow. A symmetric one gives the other no port
 // to aim at, which only somebody who takes packets from everywhere can do without.
@@ -35,62 +29,6 @@ func natSite(t *testing.T, nodes int, nat map[string]lab.NAT) *testSite {
 	s := site(t, nodes, config, withoutK3sBinary, func(o *lab.Options) { o.NAT = nat })
 	s.waitReady(formTime)
 	return s
-}
-
-// paths are the paths from a node to all others, by name.
-func (s *testSite) paths(from string) map[string]string {
-	s.t.Helper()
-	byID := map[string]string{}
-	for name, row := range s.rows() {
-		byID[row.ID] = name
-	}
-	all := map[string]string{}
-	var rows []struct{ ID, Path string }
-	require.NoError(s.t, s.askJSON(from, &rows, "muster", "nodes", "-o", "json"))
-	for _, row := range rows {
-		if name := byID[row.ID]; name != from {
-			all[name] = row.Path
-		}
-	}
-	return all
-}
-
-func (s *testSite) waitPath(from, to, want string) {
-	s.t.Helper()
-	s.eventually(natTime, fmt.Sprintf("the path from %s to %s is %s", from, to, want), func() error {
-		if got := s.paths(from)[to]; got != want {
-			return fmt.Errorf("it is %q", got)
-		}
-		return nil
-	})
-}
-
-// through counts the bytes that have come out of a node's port of the switch, in both ways.
-func (s *testSite) through(name string) int {
-	s.t.Helper()
-	ns, err := s.SwitchNetNS()
-	require.NoError(s.t, err)
-	out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-br", "link").Output()
-	require.NoError(s.t, err)
-	for line := range strings.Lines(string(out)) {
-		port, _, _ := strings.Cut(strings.Fields(line)[0], "@")
-		if !strings.HasSuffix(port, "-"+name) {
-			continue
-		}
-		// /sys shows the namespace in which it was mounted, so ip(8) is asked.
-		out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-s", "link", "show", port).Output()
-		require.NoError(s.t, err)
-		lines := strings.Split(string(out), "\n")
-		total := 0
-		for _, l := range []int{3, 5} {
-			n, err := strconv.Atoi(strings.Fields(lines[l])[0])
-			require.NoError(s.t, err, string(out))
-			total += n
-		}
-		return total
-	}
-	require.Failf(s.t, "no port", "of %s: %s", name, out)
-	return 0
 }
 
 func TestEveryPairOfRoutersGetsThePathThatTheyAllow(t *testing.T) {

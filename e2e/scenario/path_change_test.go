@@ -103,12 +103,6 @@ func (s *testSite) goesOn(c *conversation) {
 	})
 }
 
-func (s *testSite) waitPaths(from, to, want string) {
-	s.t.Helper()
-	s.waitPath(from, to, want)
-	s.waitPath(to, from, want)
-}
-
 func TestAConnectionOutlivesTheChangeBetweenRelayAndDirectPath(t *testing.T) {
 	t.Parallel()
 	s := natSite(t, 3, map[string]lab.NAT{"n2": lab.NATSymmetric, "n3": lab.NATSymmetric})

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,32 +13,12 @@ import (
 	"github.com/muster-edge/muster/e2e/lab"
 )
 
-// replaceTime is for a place to be given on: replace_after, a wipe, and a server
-// that joins.
-const replaceTime = 6 * time.Minute
-
 // replacingSite is haSite with little patience.
 func replacingSite(t *testing.T) cloudConfig {
 	t.Helper()
 	config := haSite(t)
 	config.ReplaceAfter = 20 * time.Second
 	return config
-}
-
-// formed waits until all masters of the site were Ready together.
-func (s *testSite) formed(within time.Duration, through string) {
-	s.t.Helper()
-	s.eventually(within, "the control plane has formed", func() error {
-		rows, err := s.ledger(through, "epoch")
-		if err != nil {
-			return err
-		}
-		var epoch struct{ Formed bool }
-		if len(rows) != 1 || json.Unmarshal(rows[0].Value, &epoch) != nil || !epoch.Formed {
-			return errors.New("not yet")
-		}
-		return nil
-	})
 }
 
 // waitEtcd waits until the etcd of a master has that many members, and returns

@@ -2,6 +2,7 @@
 package section
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -33,13 +34,14 @@ func Write(path, name, body, repeat string) error {
 	return nil
 }
 
-// Quantile is the smallest duration that at least that part of all does not exceed; 0 of none.
-func Quantile(all []time.Duration, part float64) time.Duration {
+// Quantile is the smallest of all values that at least that part of them does not exceed (nearest rank); 0 of none.
+func Quantile[T cmp.Ordered](all []T, part float64) T {
 	if len(all) == 0 {
-		return 0
+		var none T
+		return none
 	}
 	sorted := slices.Sorted(slices.Values(all))
-	rank := int(part*float64(len(sorted)) + 0.999999) // of the nearest-rank method, 1-based
+	rank := int(part*float64(len(sorted)) + 0.999999) // 1-based
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
 
