@@ -43,7 +43,7 @@ func TestASiteMovesFromTheFirstVersionToTodaysAndANodeGoesBack(t *testing.T) {
 		older[name] = first
 	}
 	config := newConfig(t)
-	config.Masters, config.MinimumNodes = 2, 4
+	config.Masters, config.MinimumNodes, config.DNS = 2, 4, true
 	s := site(t, 4, config, func(o *lab.Options) { o.NodeBinary = older })
 	s.waitReady(readyTime)
 	before := s.standings()
