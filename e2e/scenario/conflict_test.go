@@ -74,6 +74,40 @@ func TestS28TwoSitesWithOneTokenMeetAndNeitherChanges(t *testing.T) {
 	})
 }
 
+// Who has a leaked token can found a second site in sight, and so keep newcomers out
+// of the first. Another token ends that for the site that takes it.
+func TestS28AReplacedTokenEndsTheConflict(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	config.NoK3s, config.MinimumNodes = true, 1
+	s := site(t, 1, config)
+	s.waitReady(formTime)
+	require.NoError(t, s.Kill(t.Context(), "n1"))
+	rival, err := s.Add(t.Context(), 1)
+	require.NoError(t, err)
+	s.waitReady(formTime, rival...)
+	require.NoError(t, s.Start(t.Context(), "n1"))
+	s.waitWhy(soonTime, "n1", "SiteConflict")
+
+	config.Token = strings.TrimSpace(s.run("n1", "muster", "token", "rotate"))
+	s.eventually(soonTime, "neither sees another site", func() error {
+		for _, name := range s.names() {
+			if why, err := s.Why(t.Context(), name); err != nil || strings.Contains(why, "SiteConflict") {
+				return fmt.Errorf("%s: %s (%w)", name, why, err)
+			}
+		}
+		return nil
+	})
+	newcomer, err := s.Add(t.Context(), 1) // with the old token, for a moment
+	require.NoError(t, err)
+	require.NoError(t, s.Wipe(t.Context(), newcomer...))
+	require.NoError(t, s.Configure(t.Context(), newcomer[0], config.yaml(t)))
+	require.NoError(t, s.Start(t.Context(), newcomer...))
+	s.waitReady(formTime, newcomer...)
+	require.Equal(t, s.siteID("n1"), s.siteID(newcomer[0]))
+	require.NotEqual(t, s.siteID("n1"), s.siteID(rival[0]))
+}
+
 // A founder that gave its word to masters that are gone for good can neither found
 // nor give up by itself. It says which command takes the word back; then it and
 // others found, and the lost masters, if they do come back, join what there is.
