@@ -98,7 +98,7 @@ bench: build ## measure beside EdgeVPN, Nebula and wireguard-go, into docs/BENCH
 	e2e/bench/run
 
 .PHONY: bench-faults
-bench-faults: build ## measure deaths, elections, decisions and revocations of sites in the lab (30 minutes), into docs/BENCHMARKS.md
+bench-faults: build ## measure deaths, elections, replacements, decisions, revocations and idle links of sites in the lab (80 minutes), into docs/BENCHMARKS.md
 	e2e/prepare
 	MUSTER_BENCH_OUT=$(CURDIR)/docs/BENCHMARKS.md MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build)} $(GO) test -run '^$$' -bench . -benchtime 20x -timeout 2h -v ./e2e/long
 

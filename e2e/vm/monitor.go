@@ -78,17 +78,22 @@ func (m *monitor) ask(ctx context.Context, command string, arguments map[string]
 	if err != nil {
 		return nil, fmt.Errorf("ask QEMU to %s: %w", command, err)
 	}
+	var a answer
 	select {
-	case a := <-m.answers:
-		if a.Error != nil {
-			return nil, fmt.Errorf("ask QEMU to %s: %s", command, a.Error.Desc)
-		}
-		return a.Return, nil
+	case a = <-m.answers:
 	case <-m.done:
-		return nil, fmt.Errorf("ask QEMU to %s: %w", command, ErrOff)
+		select {
+		case a = <-m.answers: // its last word
+		default:
+			return nil, fmt.Errorf("ask QEMU to %s: %w", command, ErrOff)
+		}
 	case <-ctx.Done():
 		return nil, fmt.Errorf("ask QEMU to %s: %w", command, ctx.Err())
 	}
+	if a.Error != nil {
+		return nil, fmt.Errorf("ask QEMU to %s: %s", command, a.Error.Desc)
+	}
+	return a.Return, nil
 }
 
 // human runs a command of the monitor that people use. What it prints is an error.
