@@ -79,20 +79,25 @@ func (g *guest) run(ctx context.Context, script string) (string, error) {
 		return "", failed(fmt.Errorf("%w (%w)", ErrOff, err))
 	}
 	for {
+		var r result
 		select {
-		case r := <-g.answers:
-			if r.id != g.next {
-				continue
-			}
-			if r.code != 0 {
-				return string(r.output), &ExitError{Script: script, Code: r.code, Output: string(r.output)}
-			}
-			return string(r.output), nil
+		case r = <-g.answers:
 		case <-g.done:
-			return "", failed(ErrOff)
+			select {
+			case r = <-g.answers: // its last word
+			default:
+				return "", failed(ErrOff)
+			}
 		case <-ctx.Done():
 			return "", failed(ctx.Err())
 		}
+		if r.id != g.next {
+			continue
+		}
+		if r.code != 0 {
+			return string(r.output), &ExitError{Script: script, Code: r.code, Output: string(r.output)}
+		}
+		return string(r.output), nil
 	}
 }
 
