@@ -12,7 +12,7 @@ import (
 // between: written beside, fsynced, renamed, and the folder fsynced.
 func WriteFile(path string, data []byte, perm os.FileMode) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(dir, filepath.Base(Unfinished(path)))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -47,4 +47,10 @@ func syncDir(dir string) error {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Unfinished is the pattern, as of filepath.Glob, of what WriteFile leaves beside
+// path when the process is killed in the middle of it.
+func Unfinished(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".*")
 }

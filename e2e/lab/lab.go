@@ -6,11 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -286,7 +286,11 @@ func (l *Lab) refuseForeignDir() error {
 		return err
 	}
 	for _, entry := range entries {
-		if entry.Name() != "lock" && !strings.HasPrefix(entry.Name(), ".lab.json-") {
+		torn, err := filepath.Match(p2p.Unfinished("lab.json"), entry.Name())
+		if err != nil {
+			return err // the pattern is constant
+		}
+		if entry.Name() != "lock" && !torn {
 			return fmt.Errorf("%w: %s holds other things than a lab (%s): choose an empty directory", ErrUsage, l.dir, entry.Name())
 		}
 	}
@@ -310,25 +314,19 @@ func (l *Lab) clear(ctx context.Context) error {
 	}
 	// What a command left that was killed while it wrote. The state is the first that a lab writes.
 	whole := exists(l.dir, "lab.json")
-	pattern := ".lab.json-*"
+	remove := []string{p2p.Unfinished("lab.json")}
 	if whole {
-		pattern = ".*.json-*"
+		remove = append(remove, "nodes", "log", p2p.Unfinished("config.yaml"), "config.yaml", p2p.Unfinished("timeline.json"), "timeline.json", "lab.json")
 	}
-	torn, err := filepath.Glob(filepath.Join(l.dir, pattern))
-	if err != nil {
-		return err // the pattern is constant
-	}
-	for _, path := range torn {
-		if err := os.Remove(path); err != nil {
-			return err
+	for _, pattern := range remove {
+		found, err := fs.Glob(os.DirFS(l.dir), pattern)
+		if err != nil {
+			return err // the patterns are constant
 		}
-	}
-	if !whole {
-		return nil
-	}
-	for _, name := range []string{"nodes", "log", "config.yaml", "timeline.json", "lab.json"} {
-		if err := os.RemoveAll(filepath.Join(l.dir, name)); err != nil {
-			return err
+		for _, name := range found {
+			if err := os.RemoveAll(filepath.Join(l.dir, name)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

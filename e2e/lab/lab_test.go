@@ -18,6 +18,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/muster-edge/muster/p2p"
 )
 
 func ctxForChild() context.Context { return context.Background() }
@@ -277,9 +279,14 @@ func TestDownAfterUpWasKilledLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestDownAfterUpWasKilledAtItsFirstWriteLeavesNothing(t *testing.T) {
-	for _, left := range [][]string{{}, {"lock"}, {"lock", ".lab.json-1234"}} {
-		dir := filepath.Join(t.TempDir(), "lab")
+func TestDownAfterUpWasKilledWhileItWroteLeavesNothing(t *testing.T) {
+	torn := func(name string) string {
+		return strings.ReplaceAll(filepath.Base(p2p.Unfinished(name)), "*", "1234")
+	}
+	for _, left := range [][]string{
+		{}, {"lock"}, {"lock", torn("lab.json")}, {"lock", "lab.json", torn("config.yaml")}, {"lock", "lab.json", torn("timeline.json")},
+	} {
+		dir := filepath.Join(t.TempDir(), "lab[1]")
 		require.NoError(t, os.Mkdir(dir, 0o700))
 		for _, name := range left {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("{"), 0o600))
