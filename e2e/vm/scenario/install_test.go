@@ -1,9 +1,11 @@
 package scenario
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,7 +37,12 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 	refused(install+" --config /run/site.yaml --device /dev/vdb </dev/null", 2, "--yes")
 	require.Contains(t, m.sh(install+" --config /run/site.yaml --device /dev/vdb --dry-run"), "COS_PERSISTENT")
 	require.Empty(t, m.sh("lsblk -nro LABEL,PARTLABEL /dev/vdb | tr -d ' \\n'"), "a plan changes nothing")
-	t.Log(m.sh(install + " --config /run/site.yaml --device /dev/vdb --yes 2>/dev/null"))
+	ctx, cancel := context.WithTimeout(t.Context(), installTime)
+	defer cancel()
+	begun := time.Now()
+	out, err := m.Run(ctx, install+" --config /run/site.yaml --device /dev/vdb --yes 2>/dev/null")
+	require.NoError(t, err)
+	t.Logf("%s\nafter %s", out, time.Since(begun).Round(time.Second))
 	installer := m.status().ID
 	m.powerOff()
 
@@ -45,7 +52,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 			m.waitReady()
 			requireLayoutOf(t, m, "v2")
 			require.NotEqual(t, installer, m.status().ID)
-			require.Equal(t, v2.id, m.state().Slots["active"].Digest)
+			require.Equal(t, "sha256:"+v2.id, m.state().Slots["active"].Digest)
 			m.sh("muster state --verify")
 		})
 	}

@@ -20,7 +20,9 @@ import (
 const (
 	bootTime  = 5 * time.Minute
 	shellTime = 3 * time.Minute
-	readyTime = 8 * time.Minute
+	// installTime is for the writing of three slots.
+	installTime = 15 * time.Minute
+	readyTime   = 8 * time.Minute
 	// fallTime is for an image to be tried as often as it may be and for the old one to boot.
 	fallTime = 15 * time.Minute
 	// healthDeadline is in the cloud-config of all machines.
