@@ -47,8 +47,11 @@ var images = struct {
 // pushed is an image in the registry.
 type pushed struct {
 	ref string // as a guest names it
-	id  string // as muster names it
+	id  string // as muster names it in its own files
 }
+
+// digest is what people and scripts read.
+func (p pushed) digest() string { return "sha256:" + p.id }
 
 // serveRegistry lets the machines of a network pull.
 func serveRegistry(t testing.TB, n *vm.Network) {

@@ -52,7 +52,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 			m.waitReady()
 			requireLayoutOf(t, m, "v2")
 			require.NotEqual(t, installer, m.status().ID)
-			require.Equal(t, "sha256:"+v2.id, m.state().Slots["active"].Digest)
+			require.Equal(t, v2.digest(), m.state().Slots["active"].Digest)
 			m.sh("muster state --verify")
 		})
 	}

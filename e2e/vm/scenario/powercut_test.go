@@ -62,7 +62,7 @@ func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 	m.reboot()
 	m.waitReady()
 	m.waitGood()
-	require.Equal(t, next.id, m.state().Slots["active"].Digest)
+	require.Equal(t, next.digest(), m.state().Slots["active"].Digest)
 }
 
 func number(t *testing.T, name string, otherwise int) int {

@@ -189,7 +189,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	require.Equal(t, boots, m.Boots())
 	m.sh("muster state --verify")
 	m.upgrade(v2) // goes on
-	require.Equal(t, v2.id, m.state().Slots["active"].Digest)
+	require.Equal(t, v2.digest(), m.state().Slots["active"].Digest)
 }
 
 // largestLayer is that of v1, which all images of the registry have.
