@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -76,14 +77,21 @@ func (o *Options) complete() error {
 	if o.Bridge != "" && !bridgeName.MatchString(o.Bridge) {
 		return fmt.Errorf("%w: bridge %q: want a small letter, then up to 14 letters, digits or '-'", ErrUsage, o.Bridge)
 	}
-	for name := range o.NodeConfig {
+	// named refuses a setting of a node that there is not.
+	named := func(what, name string) error {
 		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
-			return fmt.Errorf("%w: configuration for %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+			return fmt.Errorf("%w: %s %q: nodes are n1 to n%d", ErrUsage, what, name, o.Nodes)
+		}
+		return nil
+	}
+	for name := range o.NodeConfig {
+		if err := named("configuration for", name); err != nil {
+			return err
 		}
 	}
 	for name, kind := range o.NAT {
-		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
-			return fmt.Errorf("%w: NAT for %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+		if err := named("NAT for", name); err != nil {
+			return err
 		}
 		if !kind.valid() {
 			return fmt.Errorf("%w: NAT of %s: %q is none of full, restricted, symmetric", ErrUsage, name, kind)
@@ -97,9 +105,10 @@ func (o *Options) complete() error {
 	if o.Binary, err = executable(o.Binary); err != nil {
 		return fmt.Errorf("muster binary: %w", err)
 	}
+	o.NodeBinary = maps.Clone(o.NodeBinary) // the caller's stays as it is
 	for name, path := range o.NodeBinary {
-		if n, ok := nodeNumber(name); !ok || n > o.Nodes {
-			return fmt.Errorf("%w: muster binary of %q: nodes are n1 to n%d", ErrUsage, name, o.Nodes)
+		if err := named("muster binary of", name); err != nil {
+			return err
 		}
 		if o.NodeBinary[name], err = executable(path); err != nil {
 			return fmt.Errorf("muster binary of %s: %w", name, err)

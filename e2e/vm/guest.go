@@ -79,17 +79,9 @@ func (g *guest) run(ctx context.Context, script string) (string, error) {
 		return "", failed(fmt.Errorf("%w (%w)", ErrOff, err))
 	}
 	for {
-		var r result
-		select {
-		case r = <-g.answers:
-		case <-g.done:
-			select {
-			case r = <-g.answers: // its last word
-			default:
-				return "", failed(ErrOff)
-			}
-		case <-ctx.Done():
-			return "", failed(ctx.Err())
+		r, err := receive(ctx, g.answers, g.done)
+		if err != nil {
+			return "", failed(err)
 		}
 		if r.id != g.next {
 			continue

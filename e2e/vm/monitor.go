@@ -78,22 +78,32 @@ func (m *monitor) ask(ctx context.Context, command string, arguments map[string]
 	if err != nil {
 		return nil, fmt.Errorf("ask QEMU to %s: %w", command, err)
 	}
-	var a answer
-	select {
-	case a = <-m.answers:
-	case <-m.done:
-		select {
-		case a = <-m.answers: // its last word
-		default:
-			return nil, fmt.Errorf("ask QEMU to %s: %w", command, ErrOff)
-		}
-	case <-ctx.Done():
-		return nil, fmt.Errorf("ask QEMU to %s: %w", command, ctx.Err())
+	a, err := receive(ctx, m.answers, m.done)
+	if err != nil {
+		return nil, fmt.Errorf("ask QEMU to %s: %w", command, err)
 	}
 	if a.Error != nil {
 		return nil, fmt.Errorf("ask QEMU to %s: %s", command, a.Error.Desc)
 	}
 	return a.Return, nil
+}
+
+// receive waits for an answer: also one that came before QEMU hung up, else ErrOff from then on.
+func receive[A any](ctx context.Context, answers <-chan A, done <-chan struct{}) (A, error) {
+	var none A
+	select {
+	case a := <-answers:
+		return a, nil
+	case <-done:
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+	select {
+	case a := <-answers:
+		return a, nil
+	default:
+		return none, ErrOff
+	}
 }
 
 // human runs a command of the monitor that people use. What it prints is an error.
