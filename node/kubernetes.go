@@ -263,15 +263,15 @@ func (m *member) shareKubeconfig(ctx context.Context, view ledger.View, state ro
 	if err != nil {
 		return err
 	}
-	sealed, shared, err := ledger.Read[ledger.Sealed](view, ledger.SecretKey(ledger.SecretKubeconfig))
-	if err != nil || shared && len(sealed.Value.Missing(masters)) == 0 {
+	shared, err := ledger.ReadSecret(view, ledger.SecretKubeconfig)
+	if err != nil || len(shared.Missing(masters)) == 0 {
 		return err
 	}
 	text, err := k3s.AdminKubeconfig()
 	if err != nil {
 		return err
 	}
-	return m.proposeSealed(ctx, view, ledger.SecretKubeconfig, text, masters)
+	return m.proposeSecret(ctx, ledger.SecretKubeconfig, func() (ledger.Txn, error) { return shared.Replace(ledger.Txn{}, text, masters) })
 }
 
 // kubernetesReady is this node's own verdict on Kubernetes in its role.

@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -41,11 +39,11 @@ func (a *Agent) rotateToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	view, state, err := m.view()
+	view, _, err := m.view()
 	if err != nil {
 		return "", err
 	}
-	txn, token, err := m.rotate(view, ledger.Txn{}, m.tokenRecipients(view, state))
+	txn, token, err := m.rotate(view, ledger.Txn{}, tokenRecipients(view))
 	if err != nil {
 		return "", err
 	}
@@ -123,7 +121,7 @@ func (m *member) rotate(view ledger.View, txn ledger.Txn, to []peer.ID) (ledger.
 	if err != nil {
 		return txn, "", err
 	}
-	if txn, err = addSealed(view, txn, ledger.SecretNetworkToken, secret, to); err != nil {
+	if txn, err = replaceSecret(view, txn, ledger.SecretNetworkToken, secret, to); err != nil {
 		return txn, "", err
 	}
 	record.Value.Epoch = next.Epoch
@@ -134,26 +132,29 @@ func (m *member) rotate(view ledger.View, txn ledger.Txn, to []peer.ID) (ledger.
 	return txn.If(ledger.KeyEnrolment, record.Index).Set(ledger.KeyEnrolment, value), next.Present, nil
 }
 
-// addSealed adds a secret, sealed anew, to a transaction.
-func addSealed(view ledger.View, txn ledger.Txn, name string, secret []byte, to []peer.ID) (ledger.Txn, error) {
-	sealed, err := ledger.Seal(secret, to)
+// replaceSecret adds to a transaction that a secret is another from now on.
+func replaceSecret(view ledger.View, txn ledger.Txn, name string, text []byte, to []peer.ID) (ledger.Txn, error) {
+	secret, err := ledger.ReadSecret(view, name)
 	if err != nil {
+		return txn, err
+	}
+	if txn, err = secret.Replace(txn, text, to); err != nil {
 		return txn, fmt.Errorf("seal %s: %w", name, err)
 	}
-	value, err := sealed.Encode()
-	if err != nil {
-		return txn, fmt.Errorf("seal %s: %w", name, err)
-	}
-	key := ledger.SecretKey(name)
-	return txn.If(key, view.IndexOf(key)).Set(key, value), nil
+	return txn, nil
 }
 
 // tokenRecipients are all who belong to the site, founders that were never seen
-// since among them.
-func (m *member) tokenRecipients(view ledger.View, _ roles.State) []peer.ID {
-	all := append(membersOf(view), ledger.Masters(view)...)
-	slices.Sort(all)
-	return slices.Compact(all)
+// since among them, masters first.
+func tokenRecipients(view ledger.View) []peer.ID {
+	all, members := ledger.Masters(view), membersOf(view)
+	slices.Sort(members)
+	for _, id := range members {
+		if !slices.Contains(all, id) {
+			all = append(all, id)
+		}
+	}
+	return all
 }
 
 // propose makes an operator's decision.
@@ -192,7 +193,7 @@ func (a *Agent) revoke(ctx context.Context, r Revocation) (Revoked, error) {
 		}
 		out.Notes = append(out.Notes, keptByMaster(name))
 	}
-	txn, token, err := m.revocation(view, state, id, ledger.Revoked{Hostname: name, Reason: r.Reason})
+	txn, token, err := m.revocation(view, id, ledger.Revoked{Hostname: name, Reason: r.Reason})
 	if err != nil {
 		return Revoked{}, err
 	}
@@ -208,7 +209,7 @@ func (a *Agent) revoke(ctx context.Context, r Revocation) (Revoked, error) {
 }
 
 // revocation is the one transaction that throws a node out.
-func (m *member) revocation(view ledger.View, state roles.State, id peer.ID, record ledger.Revoked) (ledger.Txn, string, error) {
+func (m *member) revocation(view ledger.View, id peer.ID, record ledger.Revoked) (ledger.Txn, string, error) {
 	value, err := ledger.EncodeRecord(record)
 	if err != nil {
 		return ledger.Txn{}, "", err
@@ -219,15 +220,13 @@ func (m *member) revocation(view ledger.View, state roles.State, id peer.ID, rec
 			txn = txn.If(key, index).Del(key)
 		}
 	}
-	rest := slices.DeleteFunc(m.tokenRecipients(view, state), func(p peer.ID) bool { return p == id })
+	rest := slices.DeleteFunc(tokenRecipients(view), func(p peer.ID) bool { return p == id })
 	txn, token, err := m.rotate(view, txn, rest)
 	if err != nil {
 		return ledger.Txn{}, "", err
 	}
 	if view.IndexOf(ledger.SecretKey(ledger.SecretAgentToken)) > 0 {
-		raw := make([]byte, secretBytes)
-		_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
-		if txn, err = addSealed(view, txn, ledger.SecretAgentToken, []byte(hex.EncodeToString(raw)), rest); err != nil {
+		if txn, err = replaceSecret(view, txn, ledger.SecretAgentToken, newSecret(), rest); err != nil {
 			return ledger.Txn{}, "", err
 		}
 	}

@@ -30,7 +30,7 @@ func (m *member) secrets(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if view.IndexOf(ledger.SecretKey(ledger.SecretNetworkToken)) > 0 {
-		if err := m.keepSealed(ctx, view, ledger.SecretNetworkToken, m.tokenRecipients(view, state)); err != nil {
+		if err := m.keepSealed(ctx, view, ledger.SecretNetworkToken, tokenRecipients(view)); err != nil {
 			return nil, err
 		}
 	}
@@ -47,21 +47,23 @@ func (m *member) secrets(ctx context.Context) ([]string, error) {
 	)
 }
 
-// recipients returns who is to read the server token, and who the agent token;
-// nobody before the first master has its role. The voters are among both even
+// recipients returns who is to read the server token, and who the agent token,
+// masters first: where not all fit into one decision they read it before others.
+// It returns nobody before the first master has its role. The voters are among both even
 // while they have no role yet: whoever coordinates next must be able to read a
 // secret, or it could not seal it anew to anybody.
 func recipients(state roles.State, voters []peer.ID) (masters, everybody []peer.ID, err error) {
 	if masters, err = mastersOf(state); err != nil || len(masters) == 0 {
 		return nil, nil, err
 	}
+	everybody = slices.Clone(masters)
 	removed := map[peer.ID]bool{}
 	for _, member := range state.Members {
 		id, err := peerOf(member.ID)
 		if err != nil {
 			return nil, nil, err
 		}
-		if removed[id] = member.Removed; !member.Removed {
+		if removed[id] = member.Removed; !member.Removed && !slices.Contains(everybody, id) {
 			everybody = append(everybody, id)
 		}
 	}
@@ -84,38 +86,38 @@ func recipients(state roles.State, voters []peer.ID) (masters, everybody []peer.
 // who needs it cannot read it. To take it away from somebody it has to be
 // changed, not sealed anew: who read it once knows it.
 func (m *member) keepSealed(ctx context.Context, view ledger.View, name string, to []peer.ID) error {
-	key := ledger.SecretKey(name)
-	sealed, exists, err := ledger.Read[ledger.Sealed](view, key)
+	secret, err := ledger.ReadSecret(view, name)
 	if err != nil {
 		return err
 	}
-	var secret []byte
-	if exists {
-		if len(sealed.Value.Missing(to)) == 0 {
-			return nil
-		}
-		if secret, err = sealed.Value.Open(m.agent.identity); err != nil {
-			return fmt.Errorf("seal %s anew: %w", name, err)
-		}
-	} else {
-		raw := make([]byte, secretBytes)
-		_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
-		secret = []byte(hex.EncodeToString(raw))
+	if !secret.Exists() {
+		return m.proposeSecret(ctx, name, func() (ledger.Txn, error) { return secret.Replace(ledger.Txn{}, newSecret(), to) })
 	}
-	return m.proposeSealed(ctx, view, name, secret, to)
+	if len(secret.Missing(to)) == 0 {
+		return nil
+	}
+	return m.proposeSecret(ctx, name, func() (ledger.Txn, error) {
+		text, err := secret.Open(m.agent.identity)
+		if err != nil {
+			return ledger.Txn{}, err
+		}
+		return secret.Extend(text, to)
+	})
 }
 
-func (m *member) proposeSealed(ctx context.Context, view ledger.View, name string, secret []byte, to []peer.ID) error {
-	sealed, err := ledger.Seal(secret, to)
+// newSecret returns a token for Kubernetes.
+func newSecret() []byte {
+	raw := make([]byte, secretBytes)
+	_, _ = rand.Read(raw) // never fails (crypto/rand since Go 1.24)
+	return []byte(hex.EncodeToString(raw))
+}
+
+func (m *member) proposeSecret(ctx context.Context, name string, sealed func() (ledger.Txn, error)) error {
+	txn, err := sealed()
 	if err != nil {
 		return fmt.Errorf("seal %s: %w", name, err)
 	}
-	value, err := sealed.Encode()
-	if err != nil {
-		return fmt.Errorf("seal %s: %w", name, err)
-	}
-	key := ledger.SecretKey(name)
-	_, err = m.ledger.Propose(ctx, ledger.Txn{}.If(key, view.IndexOf(key)).Set(key, value))
+	_, err = m.ledger.Propose(ctx, txn)
 	if errors.Is(err, ledger.ErrConflict) {
 		return nil // another coordinator was faster, and its secret counts
 	}
@@ -125,11 +127,11 @@ func (m *member) proposeSealed(ctx context.Context, view ledger.View, name strin
 // secret opens one of the site's secrets; it is empty while there is none for
 // this node.
 func (m *member) secret(view ledger.View, name string) (string, error) {
-	sealed, exists, err := ledger.Read[ledger.Sealed](view, ledger.SecretKey(name))
-	if err != nil || !exists || len(sealed.Value.Missing([]peer.ID{m.agent.identity.ID()})) > 0 {
+	secret, err := ledger.ReadSecret(view, name)
+	if err != nil || len(secret.Missing([]peer.ID{m.agent.identity.ID()})) > 0 {
 		return "", err
 	}
-	text, err := sealed.Value.Open(m.agent.identity)
+	text, err := secret.Open(m.agent.identity)
 	if err != nil {
 		return "", fmt.Errorf("open %s: %w", name, err)
 	}
