@@ -26,6 +26,10 @@ type Facts struct {
 
 	VPN VPNFacts `json:"vpn"`
 
+	// Conflict says that somebody else publishes facts under this node's key. What
+	// mDNS sees of it does not count: whoever has the token can feign that.
+	Conflict bool `json:"conflict,omitempty"`
+
 	Phase  Phase  `json:"phase"`
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason,omitempty"`

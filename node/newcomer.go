@@ -192,7 +192,7 @@ func (n *newcomer) candidatesKnown() (known []roles.Candidate, unknown []string)
 		}
 		known = append(known, roles.Candidate{
 			ID: roles.NodeID(m.ID.String()), Hostname: f.Hostname, StaticRole: f.StaticRole, JoinOnly: f.JoinOnly,
-			LANs: f.LANs, Policy: f.Policy, Conflict: slices.Contains(conflicts, m.ID),
+			LANs: f.LANs, Policy: f.Policy, Conflict: f.Conflict || slices.Contains(conflicts, m.ID),
 		})
 	}
 	return known, unknown

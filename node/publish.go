@@ -29,11 +29,14 @@ func (a *Agent) publishFacts(context.Context) ([]string, error) {
 	if err := a.facts.Publish(body); err != nil {
 		return nil, fmt.Errorf("publish facts: %w", err)
 	}
-	if slices.Contains(a.facts.Conflicts(), a.identity.ID()) {
+	if a.twinPublishes() {
 		return []string{"IdentityConflict: another live machine holds this node's key; end it, or wipe one of the two"}, nil
 	}
 	return nil, nil
 }
+
+// twinPublishes tells that another machine publishes facts under this node's key.
+func (a *Agent) twinPublishes() bool { return slices.Contains(a.facts.Conflicts(), a.identity.ID()) }
 
 // observe looks at this node.
 func (a *Agent) observe() (Facts, error) {
@@ -51,6 +54,7 @@ func (a *Agent) observe() (Facts, error) {
 	f := Facts{
 		Hostname: a.hostname, StaticRole: a.staticRole(), JoinOnly: a.opts.Config.P2P.JoinOnly, Policy: a.policy(),
 		VPN:        VPNFacts{Candidates: candidates[:min(len(candidates), maxCandidates)]},
+		Conflict:   a.twinPublishes(),
 		Phase:      phase.Phase,
 		Ready:      phase.Phase == PhaseRunning,
 		Reason:     phase.Reason,

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -42,10 +43,10 @@ type Facts struct {
 
 	mu        sync.Mutex
 	facts     map[peer.ID]Fact
-	published bool // this process published a body of its own
-	outrun    int  // how often somebody else's version of our fact was ahead of ours
-	conflicts map[peer.ID]bool
-	dirty     bool // facts of others that are not on disk yet
+	published bool                  // this process published a body of its own
+	outrun    int                   // how often somebody else's version of our fact was ahead of ours
+	conflicts map[peer.ID]time.Time // last seen, by key
+	dirty     bool                  // facts of others that are not on disk yet
 }
 
 // OpenFacts loads this node's own fact and the last known ones of others from
@@ -58,7 +59,7 @@ func OpenFacts(dir string, id *Identity) (*Facts, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open facts: %w", err)
 	}
-	f := &Facts{dir: dir, id: id, facts: make(map[peer.ID]Fact), conflicts: make(map[peer.ID]bool)}
+	f := &Facts{dir: dir, id: id, facts: make(map[peer.ID]Fact), conflicts: make(map[peer.ID]time.Time)}
 	for _, name := range []string{ownFactFile, knownFactsFile} {
 		raw, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -216,21 +217,31 @@ func (f *Facts) outrunLocked(held, ahead Fact) error {
 }
 
 func (f *Facts) conflictLocked(id peer.ID) {
-	if !f.conflicts[id] {
-		f.conflicts[id] = true
+	news := !f.inConflictLocked(id)
+	f.conflicts[id] = time.Now()
+	if news {
 		f.changed.Notify()
 	}
 }
 
+func (f *Facts) inConflictLocked(id peer.ID) bool {
+	at, seen := f.conflicts[id]
+	return seen && time.Since(at) < conflictMemory
+}
+
 // Conflicts returns the nodes whose key two live holders use (a cloned disk,
-// history S6): their fact was seen with two bodies under one version, or, for
-// this node itself, somebody else keeps publishing it. Nobody plans with them.
+// history S6): of late their fact was seen with two bodies under one version, or,
+// for this node itself, somebody else keeps publishing it. Nobody plans with them.
+// Nothing tells when a conflict is over: the holders may happen not to cross for
+// minutes, so it is remembered for longer.
 func (f *Facts) Conflicts() []peer.ID {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := make([]peer.ID, 0, len(f.conflicts))
 	for id := range f.conflicts {
-		out = append(out, id)
+		if f.inConflictLocked(id) {
+			out = append(out, id)
+		}
 	}
 	slices.Sort(out)
 	return out

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/stretchr/testify/require"
@@ -162,6 +164,28 @@ func TestS6TwoHoldersOfOneKeyAreAConflict(t *testing.T) {
 		<-changed
 		f.Forget(twin.ID())
 		require.Empty(t, f.Conflicts())
+	})
+	t.Run("it is over when one of them is long gone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := openFacts(t, t.TempDir(), watcher)
+			cross := func(version uint64) {
+				for _, body := range []string{`"first"`, `"second"`} {
+					_, err := f.Merge(sealFact(t, twin, version, []byte(body)))
+					require.NoError(t, err)
+				}
+			}
+			cross(3)
+			time.Sleep(conflictMemory - time.Second)
+			cross(4)
+			time.Sleep(conflictMemory - time.Second)
+			require.Equal(t, []peer.ID{twin.ID()}, f.Conflicts())
+			time.Sleep(time.Second)
+			require.Empty(t, f.Conflicts())
+			changed := f.Changed()
+			cross(5)
+			require.Equal(t, []peer.ID{twin.ID()}, f.Conflicts())
+			<-changed
+		})
 	})
 	t.Run("the twins do not outrun each other for ever", func(t *testing.T) {
 		a, b := openFacts(t, t.TempDir(), twin), openFacts(t, t.TempDir(), twin)

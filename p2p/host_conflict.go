@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// conflictMemory is how long a conflict is reported after it was last seen: two
-// announcements on the most crowded LAN.
+// conflictMemory is how long a conflict counts after it was last seen: two
+// announcements on the most crowded LAN, and twenty times as long as each of two
+// holders needs to publish its facts anew.
 const conflictMemory = 2 * mdnsRare
 
 // IdentityConflict returns an error that wraps ErrIdentityConflict if of late

@@ -125,7 +125,9 @@ func (x *factExchange) watch() {
 			said = own.Version
 			x.broadcast(own)
 		}
-		for _, id := range x.facts.Conflicts() {
+		conflicts := x.facts.Conflicts()
+		maps.DeleteFunc(loud, func(id peer.ID, _ bool) bool { return !slices.Contains(conflicts, id) })
+		for _, id := range conflicts {
 			if !loud[id] {
 				loud[id] = true
 				x.log.Error("identity conflict: two machines use one identity; nobody plans with it until one of them is wiped", "peer", id.String())
