@@ -39,6 +39,15 @@ const (
 	// answered after 120 s, many boxes after 30 s.
 	natRefresh = 20 * time.Second
 
+	// WireGuard takes no handshake whose timestamp is not after all that it has seen
+	// of the peer. So a machine whose clock was put back, or that came up without a
+	// battery behind its clock, is not answered until its clock is where it was; it
+	// asks its peers through the mesh, whose connections prove who asks, to forget.
+	anewPause = 10 * time.Second
+	// sessionLife is how long WireGuard sends with the keys of one handshake
+	// (REJECT_AFTER_TIME).
+	sessionLife = 3 * time.Minute
+
 	// maxLearned bounds the endpoints that a peer was heard from beside those it
 	// names.
 	maxLearned = 4
@@ -65,6 +74,10 @@ type pathState struct {
 
 	received, sent int64     // the device's counters, last
 	sentSince      time.Time // sent without anything received; zero: all is answered
+
+	handshake time.Time // as the device dates it
+	shook     time.Time // when it became that; zero: never
+	askedAnew time.Time
 }
 
 // deviceView is what the device says about a peer.
@@ -80,6 +93,7 @@ type pathStep struct {
 	endpoint netip.AddrPort // for the device to use, if valid
 	relay    bool           // the device is to use the relay
 	tell     bool           // the peer, through the mesh, that a round begins
+	anew     bool           // the peer, through the mesh, is to forget the handshakes before
 	changed  bool           // the path is another
 }
 
@@ -156,6 +170,7 @@ func (s *pathState) answered(from netip.AddrPort, now time.Time) (step pathStep)
 // peer, mapped whether a router between here and the endpoint must be kept awake.
 func (s *pathState) tick(now time.Time, d deviceView, relay, mapped bool) (step pathStep) {
 	s.count(d, now)
+	step.anew = relay && s.unanswered(now)
 	if s.path == PathDirect {
 		s.watch(now, d, mapped, &step)
 	}
@@ -248,6 +263,20 @@ func (s *pathState) count(d deviceView, now time.Time) {
 		s.sentSince = now
 	}
 	s.received, s.sent = d.received, d.sent
+	if d.handshake != s.handshake {
+		s.handshake, s.shook = d.handshake, now
+	}
+}
+
+// unanswered tells that the peer is to be asked to forget: there is a path, no
+// session, and what the device sends is not answered.
+func (s *pathState) unanswered(now time.Time) bool {
+	session := !s.handshake.IsZero() && now.Sub(s.shook) < sessionLife
+	if s.path == PathNone || session || s.sentSince.IsZero() || now.Sub(s.sentSince) < doubtAfter || now.Sub(s.askedAnew) < anewPause {
+		return false
+	}
+	s.askedAnew = now
+	return true
 }
 
 func (s *pathState) enter(p Path, now time.Time) {

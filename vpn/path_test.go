@@ -24,6 +24,7 @@ type pathRun struct {
 	pings  []netip.AddrPort
 	paths  []Path
 	told   int
+	asked  int // to be made anew
 }
 
 func newPathRun(relay bool, candidates ...netip.AddrPort) *pathRun {
@@ -46,6 +47,9 @@ func (r *pathRun) apply(s pathStep) {
 	}
 	if s.tell {
 		r.told++
+	}
+	if s.anew {
+		r.asked++
 	}
 }
 
@@ -241,4 +245,42 @@ func TestOnlyProvedEndpointsAreUsed(t *testing.T) {
 			require.Equal(t, r.path == PathDirect, r.endpoint.IsValid())
 		}
 	})
+}
+
+func TestAPeerThatTakesNoHandshakeIsAskedToForgetNowAndThen(t *testing.T) {
+	for name, works := range map[string][]netip.AddrPort{"direct": {lanEndpoint}, "relay": nil} {
+		t.Run(name, func(t *testing.T) {
+			r := newPathRun(true, lanEndpoint)
+			for range 40 { // every attempt of WireGuard's to shake hands counts
+				r.device.sent += 148
+				r.pass(5*time.Second, works...)
+			}
+			require.InDelta(t, 20, r.asked, 2)
+			r.asked = 0
+			r.device.handshake = r.now
+			for range 30 { // silence after a handshake is not a matter of handshakes
+				r.device.sent++
+				r.pass(5*time.Second, works...)
+			}
+			require.Zero(t, r.asked)
+			for range 30 { // the session is over
+				r.device.sent += 148
+				r.pass(5*time.Second, works...)
+			}
+			require.Positive(t, r.asked)
+		})
+	}
+}
+
+func TestNobodyIsAskedToForgetWhoIsSilentOrIsNotSpokenTo(t *testing.T) {
+	r := newPathRun(true, lanEndpoint)
+	r.pass(time.Hour, lanEndpoint)
+	require.Zero(t, r.asked)
+
+	r = newPathRun(false, lanEndpoint)
+	for range 100 {
+		r.device.sent += 148
+		r.pass(5 * time.Second)
+	}
+	require.Zero(t, r.asked, "the mesh does not reach it")
 }

@@ -58,6 +58,8 @@ type peerPath struct {
 	keys  probeKeys
 	state *pathState
 	proxy *proxy // nil until it is needed
+	// renewed is when the peer last asked to be made anew.
+	renewed time.Time
 }
 
 type sentPing struct {
@@ -144,7 +146,7 @@ func (p *Paths) Serve(id string, r io.Reader) error {
 		if to != nil {
 			to.inject(b)
 		}
-	}, func() { p.round(id) })
+	}, func() { p.round(id) }, func() { p.anew(id) })
 }
 
 // Close ends the search. The device keeps the endpoints that it has.
@@ -353,6 +355,12 @@ func (p *Paths) do(ctx context.Context, peer *peerPath, step pathStep) {
 			x.enqueue(frame(frameRound, nil))
 		}
 	}
+	if step.anew {
+		if x := p.proxyFor(who.ID); x != nil {
+			p.log.Info("a peer does not answer handshakes: asking it to forget those before", "peer", who.ID)
+			x.enqueue(frame(frameAnew, nil))
+		}
+	}
 	endpoint := step.endpoint
 	if step.relay {
 		if x := p.proxyFor(who.ID); x != nil {
@@ -429,6 +437,25 @@ func (p *Paths) round(id string) {
 	p.mu.Unlock()
 	for _, to := range targets {
 		p.ping(found, to)
+	}
+}
+
+// anew makes a peer anew that has no session and whose handshakes are not taken.
+func (p *Paths) anew(id string) {
+	now := time.Now()
+	p.mu.Lock()
+	var who Peer
+	for _, peer := range p.peers {
+		if peer.peer.ID == id && now.Sub(peer.renewed) >= anewPause/2 {
+			peer.renewed, who = now, peer.peer
+		}
+	}
+	p.mu.Unlock()
+	if who.ID == "" {
+		return
+	}
+	if err := p.vpn.renew(context.Background(), who); err != nil {
+		p.log.Debug("make a peer anew", "peer", id, "error", err)
 	}
 }
 

@@ -26,6 +26,7 @@ type Carrier interface {
 const (
 	framePacket byte = 0 // a datagram of WireGuard's
 	frameRound  byte = 1 // empty: the sender is pinging all that it knows, do so too
+	frameAnew   byte = 2 // empty: the sender has no session and its handshakes are not answered, forget those before
 )
 
 const (
@@ -192,7 +193,7 @@ func (p *proxy) close() error {
 }
 
 // readFrames hands on what a peer sends until its stream ends.
-func readFrames(r io.Reader, packet func([]byte), round func()) error {
+func readFrames(r io.Reader, packet func([]byte), round, anew func()) error {
 	buffer := make([]byte, frameHeader+maxPacket)
 	for {
 		if _, err := io.ReadFull(r, buffer[:frameHeader]); err != nil {
@@ -210,6 +211,8 @@ func readFrames(r io.Reader, packet func([]byte), round func()) error {
 			packet(buffer[frameHeader : frameHeader+n])
 		case frameRound:
 			round()
+		case frameAnew:
+			anew()
 		} // others are a later version's
 	}
 }

@@ -59,7 +59,7 @@ func TestPacketsGoThroughTheMeshAsTheyAre(t *testing.T) {
 	got := make(chan []byte, 2)
 	done := make(chan error, 1)
 	go func() {
-		done <- readFrames(r, func(b []byte) { got <- bytes.Clone(b) }, func() {})
+		done <- readFrames(r, func(b []byte) { got <- bytes.Clone(b) }, func() {}, func() {})
 	}()
 	require.Equal(t, small, <-got)
 	require.Equal(t, large, <-got)
@@ -97,11 +97,12 @@ func TestAMeshThatRefusesIsKnownNotToWork(t *testing.T) {
 
 func FuzzReadFrames(f *testing.F) {
 	f.Add(append(frame(framePacket, []byte("abc")), frame(frameRound, nil)...))
+	f.Add(frame(frameAnew, nil))
 	f.Add([]byte{0, 255, 255})
 	f.Add([]byte{9, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		total := 0
-		err := readFrames(bytes.NewReader(raw), func(b []byte) { total += len(b) + frameHeader }, func() { total += frameHeader })
+		err := readFrames(bytes.NewReader(raw), func(b []byte) { total += len(b) + frameHeader }, func() { total += frameHeader }, func() { total += frameHeader })
 		require.Error(t, err)
 		require.LessOrEqual(t, total, len(raw))
 	})

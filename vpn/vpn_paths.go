@@ -94,15 +94,29 @@ func (v *VPN) insist(ctx context.Context, p Peer, to netip.AddrPort) error {
 	return err
 }
 
-// waits tells whether the device has a peer without a handshake, and its endpoint.
+// renew makes a peer anew that had a session, and begins a handshake with it.
+func (v *VPN) renew(ctx context.Context, p Peer) error {
+	v.mu.Lock()
+	to, waits, err := v.waits(p)
+	if err == nil && !waits && to.IsValid() {
+		err = v.remake(p, to)
+	}
+	v.mu.Unlock()
+	if err == nil {
+		knock(ctx, p.Address)
+	}
+	return err
+}
+
+// waits tells whether the device has a peer without a handshake, and the peer's endpoint.
 func (v *VPN) waits(p Peer) (endpoint netip.AddrPort, waits bool, err error) {
 	current, err := v.control.Device(v.name)
 	if err != nil {
 		return endpoint, false, fmt.Errorf("read VPN device %s: %w", v.name, err)
 	}
 	for _, c := range current.Peers {
-		if c.PublicKey == p.PublicKey && c.LastHandshakeTime.IsZero() {
-			return endpointOf(c), true, nil
+		if c.PublicKey == p.PublicKey {
+			return endpointOf(c), c.LastHandshakeTime.IsZero(), nil
 		}
 	}
 	return endpoint, false, nil
