@@ -279,6 +279,13 @@ func (m *Machine) PowerCut() {
 	}
 }
 
+// SetClockOffset is Options.ClockOffset from the next start on.
+func (m *Machine) SetClockOffset(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.opts.ClockOffset = d
+}
+
 // WaitOff waits until the machine has powered itself off.
 func (m *Machine) WaitOff(ctx context.Context) error {
 	m.mu.Lock()

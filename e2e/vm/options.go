@@ -50,6 +50,8 @@ type Options struct {
 	Resets int
 	// LogDir gets the console's log. Default: the environment's MUSTER_VM_LOGS, else a folder that Close removes.
 	LogDir string
+	// ClockOffset is how far the machine's clock is ahead of this machine's when its power comes on.
+	ClockOffset time.Duration
 	// Snapshot is the snapshot of Disk (Machine.Save) to go on from in place of a boot.
 	Snapshot string
 }
@@ -134,6 +136,9 @@ func arguments(o Options, a Accelerator, p paths, tap string) []string {
 		if o.Initrd != "" {
 			args = append(args, "-initrd", o.Initrd)
 		}
+	}
+	if o.ClockOffset != 0 {
+		args = append(args, "-rtc", "base="+time.Now().Add(o.ClockOffset).UTC().Format("2006-01-02T15:04:05"))
 	}
 	if o.Snapshot != "" {
 		args = append(args, "-loadvm", o.Snapshot)

@@ -3,6 +3,7 @@ package vm
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -40,4 +41,6 @@ func TestTheCommandLineFollowsTheOptions(t *testing.T) {
 	require.Contains(t, uefi, "-drive if=virtio,format=raw,file=e.raw")
 	require.Contains(t, uefi, "ifname=tap1,script=no,downscript=no -device virtio-net-pci,netdev=net0,romfile=,mac=52:54:00:00:00:01")
 	require.Contains(t, line(func(o *Options) { o.Snapshot = "ready" }, TCG, ""), "-loadvm ready")
+	require.NotContains(t, plain, "-rtc")
+	require.Regexp(t, `-rtc base=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d$`, line(func(o *Options) { o.ClockOffset = time.Hour }, TCG, ""))
 }

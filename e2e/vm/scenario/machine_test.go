@@ -20,7 +20,8 @@ import (
 const (
 	bootTime  = 5 * time.Minute
 	shellTime = 3 * time.Minute
-	// installTime is for the writing of three slots.
+	// upgradeTime is for an image to be pulled and a slot to be written, installTime for three.
+	upgradeTime = 10 * time.Minute
 	installTime = 15 * time.Minute
 	readyTime   = 8 * time.Minute
 	// fallTime is for an image to be tried as often as it may be and for the old one to boot.
@@ -201,7 +202,7 @@ func (m *machine) version() string {
 // upgrade writes an image into the other slot.
 func (m *machine) upgrade(p pushed) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), bootTime)
+	ctx, cancel := context.WithTimeout(m.t.Context(), upgradeTime)
 	defer cancel()
 	out, err := m.Run(ctx, upgradeCommand(p))
 	require.NoError(m.t, err, out)

@@ -3,6 +3,7 @@ package scenario
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,14 +13,16 @@ import (
 	"github.com/muster-edge/muster/e2e/vm"
 )
 
-// twoMachines boots one disk image twice, on one segment; the MAC address is all that differs.
-func twoMachines(t *testing.T) (master, worker *machine) {
+// twoMachines boots one disk image twice, on one segment; the MAC address is all that differs, and what the clock of the second says.
+func twoMachines(t *testing.T, k3s bool, ahead time.Duration) (master, worker *machine) {
 	t.Helper()
 	n := newNetwork(t)
-	disk := newDisk(t, testName(t), siteConfig(t, 2, true))
+	disk := newDisk(t, testName(t), siteConfig(t, 2, k3s))
 	var machines []*machine
 	for i := range 2 {
-		machines = append(machines, start(t, vm.Options{Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, CPUs: 1}))
+		machines = append(machines, start(t, vm.Options{
+			Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, CPUs: 1, ClockOffset: time.Duration(i) * ahead,
+		}))
 	}
 	for _, m := range machines {
 		m.waitReady()
@@ -39,7 +42,7 @@ func twoMachines(t *testing.T) (master, worker *machine) {
 }
 
 func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
-	master, worker := twoMachines(t)
+	master, worker := twoMachines(t, true, 0)
 	m, w := master.status(), worker.status()
 	require.NotEqual(t, m.ID, w.ID)
 	require.NotEqual(t, m.Address, w.Address)
@@ -67,7 +70,7 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
 }
 
 func TestANodeWhoseSiteIsDownKeepsItsNewImageAndSaysWhy(t *testing.T) {
-	master, worker := twoMachines(t)
+	master, worker := twoMachines(t, true, 0)
 	v2 := pushImage(t, "v2")
 	worker.upgrade(v2)
 	master.PowerCut()
@@ -95,6 +98,50 @@ func TestANodeWhoseSiteIsDownKeepsItsNewImageAndSaysWhy(t *testing.T) {
 	require.Equal(t, boots, worker.Boots())
 	require.Equal(t, "v2", worker.version())
 }
+
+// Without Kubernetes: its certificates are dated, and nobody can help a node whose clock says that they are not valid yet.
+func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
+	right, wrong := twoMachines(t, false, time.Hour)
+	hoursApart := func() float64 {
+		now, err := strconv.ParseInt(wrong.sh("date +%s"), 10, 64)
+		require.NoError(t, err)
+		return time.Until(time.Unix(now, 0)).Hours()
+	}
+	reaches := func(from *machine, to status) {
+		from.eventually(time.Minute, "a ping to be answered", func() bool {
+			_, err := from.try("ping -q -c 1 -W 2 " + to.Address)
+			return err == nil
+		})
+	}
+	if hoursApart() < 0.5 {
+		right, wrong = wrong, right
+	}
+	require.InDelta(t, 1, hoursApart(), 0.2)
+	r, w := right.status(), wrong.status()
+	reaches(wrong, r)
+	reaches(right, w)
+
+	// A battery that is empty: it comes up in the past, and WireGuard takes what it says for old.
+	wrong.PowerCut()
+	wrong.SetClockOffset(-time.Hour)
+	wrong.powerOn()
+	wrong.waitReady()
+	require.InDelta(t, -1, hoursApart(), 0.2)
+	reaches(wrong, r)
+	reaches(right, w)
+	require.Equal(t, w.identityOf(), wrong.status().identityOf())
+	require.Equal(t, r.identityOf(), right.status().identityOf())
+
+	// A clock that is set while all runs.
+	right.sh("date -s '+3 hours' >/dev/null")
+	reaches(wrong, r)
+	reaches(right, w)
+	right.waitReady()
+	require.Equal(t, w.identityOf(), wrong.status().identityOf())
+}
+
+// identityOf is what no clock may change.
+func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, s.Address} }
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
