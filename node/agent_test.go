@@ -51,8 +51,6 @@ func TestThreeIdenticalNodesFoundOneSiteAndComeBackToIt(t *testing.T) {
 	first.start()
 	first.until("somebody to wait for", func() bool { return len(first.why()) > 0 })
 	bootstrap := first.bootstrap()
-	// Who is restarted later must be found where it was.
-	require.NoError(t, first.setPort())
 	all := []*testAgent{first, newTestAgent(t, "n2", loopback(token, bootstrap, 3)), newTestAgent(t, "n3", loopback(token, bootstrap, 3))}
 	for _, a := range all[1:] {
 		a.start()
@@ -137,7 +135,6 @@ func TestAPortInUseIsSaidAndEverythingIsGivenBack(t *testing.T) {
 	a := newTestAgent(t, "box", loopback(testToken(t), "", 2))
 	a.start()
 	a.until("a control plane", a.running)
-	require.NoError(t, a.setPort())
 	second := newTestAgent(t, "box", loopback(testToken(t), "", 2))
 	second.opts.Port = a.opts.Port
 	agent, err := New(second.opts)

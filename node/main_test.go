@@ -3,12 +3,15 @@ package node
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,12 +105,37 @@ func newTestAgent(t *testing.T, hostname, text string) *testAgent {
 	dir := shortDir(t)
 	a := &testAgent{t: t, opts: Options{
 		Config: testConfig(t, text), StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
-		Hostname: hostname, Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, NoMDNS: true,
+		Hostname: hostname, Listen: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: ownPort(t), NoMDNS: true,
 		Log: slog.New(slog.NewTextHandler(testLog{t}, &slog.HandlerOptions{Level: slog.LevelInfo})).With("host", hostname),
 	}}
 	a.opts.Config.P2P.DisableDHT = len(a.opts.Config.P2P.DHTBootstrap) == 0 // tests leave the Internet alone
 	t.Cleanup(a.stop)
 	return a
+}
+
+var portsGiven atomic.Int64
+
+// ownPort is one that an agent finds free when it comes back: Linux gives nobody a port above 60999 who does not ask for it.
+func ownPort(t *testing.T) int {
+	t.Helper()
+	const first, count = 61000, 4000
+	for range count {
+		port := first + (os.Getpid()+int(portsGiven.Add(1)))%count
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		tcp, err := net.Listen("tcp4", addr)
+		if err != nil {
+			continue
+		}
+		udp, err := net.ListenPacket("udp4", addr)
+		_ = tcp.Close()
+		if err != nil {
+			continue
+		}
+		_ = udp.Close()
+		return port
+	}
+	require.FailNow(t, "no free port")
+	return 0
 }
 
 func (a *testAgent) start() {
@@ -166,13 +194,6 @@ func (a *testAgent) bootstrap() string {
 	}
 	require.Fail(a.t, "no address")
 	return ""
-}
-
-// setPort makes the agent come back on the port that it has now.
-func (a *testAgent) setPort() error {
-	addr, err := netip.ParseAddrPort(hostPort(a.bootstrap()))
-	a.opts.Port = int(addr.Port())
-	return err
 }
 
 // hostPort turns "/ip4/127.0.0.1/tcp/1" into "127.0.0.1:1".

@@ -24,7 +24,6 @@ func loopbackSite(t *testing.T, nodes int, text func(token, bootstrap string, mi
 	all := []*testAgent{newTestAgent(t, "n1", text(token, "", nodes))}
 	all[0].start()
 	bootstrap := all[0].bootstrap()
-	require.NoError(t, all[0].setPort())
 	for i := 2; i <= nodes; i++ {
 		a := newTestAgent(t, fmt.Sprintf("n%d", i), text(token, bootstrap, nodes))
 		all = append(all, a)
@@ -55,9 +54,6 @@ func TestS7ASiteThatLostItsQuorumSaysSoAndIsRecoveredFromTheSurvivor(t *testing.
 	masters, workers := split(all)
 	require.Len(t, masters, 3)
 	survivor, worker, lost := masters[0], workers[0], masters[1:]
-	for _, a := range all {
-		require.NoError(t, a.setPort())
-	}
 	addresses := roster(t, survivor)
 
 	// While there is a quorum there is nothing to recover.
@@ -140,9 +136,6 @@ func TestS3ASiteWhoseOnlyMasterIsLostIsRecoveredFromAWorker(t *testing.T) {
 	all := loopbackSite(t, 3, loopback)
 	masters, workers := split(all)
 	require.Len(t, masters, 1)
-	for _, a := range all {
-		require.NoError(t, a.setPort())
-	}
 	masters[0].stop()
 	heir, other := workers[0], workers[1]
 	heir.until("no quorum", func() bool { return !heir.status().Quorum })

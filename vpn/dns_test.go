@@ -2,9 +2,11 @@ package vpn
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -13,7 +15,13 @@ import (
 
 func serve(t *testing.T) *DNS {
 	t.Helper()
-	d, err := ServeDNS([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, nil)
+	var d *DNS
+	var err error
+	for range 16 { // the number that is free for UDP may be taken for TCP
+		if d, err = ServeDNS([]netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, nil); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
 	return d

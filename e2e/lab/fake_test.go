@@ -180,7 +180,7 @@ func fakeTell(args []string) error {
 	return nil
 }
 
-// fakeHear prints how many datagrams arrive at args[0], from the line "ready" until none came for args[1].
+// fakeHear prints how many datagrams arrive at args[0], from the line "ready" until its standard input has ended and none came for args[1].
 func fakeHear(args []string) error {
 	quiet, err := time.ParseDuration(args[1])
 	if err != nil {
@@ -190,20 +190,32 @@ func fakeHear(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := conn.(*net.UDPConn).SetReadBuffer(4 << 20); err != nil {
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
 		return err
 	}
+	var forced error // whatever net.core.rmem_max says
+	if err := raw.Control(func(fd uintptr) { forced = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) }); err != nil || forced != nil {
+		return errors.Join(err, forced)
+	}
 	fmt.Println("ready")
+	var told atomic.Bool
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // its end is what counts
+		told.Store(true)
+		_ = conn.SetReadDeadline(time.Now().Add(quiet))
+	}()
 	count := 0
-	for buffer := make([]byte, 64); ; {
-		if err := conn.SetReadDeadline(time.Now().Add(quiet)); err != nil {
-			return err
-		}
+	for buffer := make([]byte, 64); ; count++ {
 		if _, _, err := conn.ReadFrom(buffer); err != nil {
 			fmt.Println(count)
 			return nil
 		}
-		count++
+		if told.Load() {
+			if err := conn.SetReadDeadline(time.Now().Add(quiet)); err != nil {
+				return err
+			}
+		}
 	}
 }
 

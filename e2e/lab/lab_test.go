@@ -421,9 +421,10 @@ func arrive(t *testing.T, l *Lab, from, to string, count int) int {
 	addr, err := l.NodeAddr(to)
 	require.NoError(t, err)
 	reader, writer := io.Pipe()
+	telling, told := io.Pipe()
 	heard := make(chan error, 1)
 	go func() {
-		err := l.Run(t.Context(), to, Command{Args: []string{"muster", "hear", "0.0.0.0:9000", "300ms"}, Stdout: writer})
+		err := l.Run(t.Context(), to, Command{Args: []string{"muster", "hear", "0.0.0.0:9000", "500ms"}, Stdin: telling, Stdout: writer})
 		_ = writer.Close() // never fails
 		heard <- err
 	}()
@@ -432,6 +433,7 @@ func arrive(t *testing.T, l *Lab, from, to string, count int) int {
 	require.Equal(t, "ready", lines.Text())
 	_, err = l.Exec(t.Context(), from, "muster", "tell", addr.String()+":9000", strconv.Itoa(count))
 	require.NoError(t, err)
+	require.NoError(t, told.Close())
 	require.True(t, lines.Scan())
 	got, err := strconv.Atoi(lines.Text())
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,5 +34,10 @@ func TestClonedDiskBecomesAnotherNode(t *testing.T) {
 	require.Equal(t, "worker", clone.Role)
 	require.Equal(t, "10.1.0.3", clone.Address)
 	s.requireOneSite(3)
-	require.Empty(t, s.rows()[master].Reason)
+	s.eventually(soonTime, "the original has nothing to say", func() error {
+		if reason := s.rows()[master].Reason; reason != "" {
+			return errors.New(reason)
+		}
+		return nil
+	})
 }

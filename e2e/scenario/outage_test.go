@@ -246,8 +246,11 @@ func (s *testSite) oneCluster() epoch {
 // etcdMemberIDs is etcdMembers where etcd has to answer.
 func (s *testSite) etcdMemberIDs(master string) map[string]string {
 	s.t.Helper()
-	ids, err := s.etcdMembers(master)
-	require.NoError(s.t, err)
+	var ids map[string]string
+	s.eventually(soonTime, "etcd on "+master+" answers", func() (err error) {
+		ids, err = s.etcdMembers(master)
+		return err
+	})
 	return ids
 }
 

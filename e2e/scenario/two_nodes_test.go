@@ -43,10 +43,15 @@ func TestTwoIdenticalNodesBecomeMasterAndWorker(t *testing.T) {
 	for name := range before {
 		require.Contains(t, s.run(name, "muster", "policy", "show"), "minimum_nodes")
 		require.Equal(t, "600\n", s.run(name, "stat", "-c", "%a", "/run/muster/muster.sock"))
-		metrics := s.run(name, "curl", "-sf", "--unix-socket", "/run/muster/muster.sock", "http://muster/metrics")
-		require.Contains(t, metrics, "\nmuster_ready 1\n")
-		require.Contains(t, metrics, "\nmuster_members{status=\"alive\"} 2\n")
-		require.Contains(t, s.run(name, "muster", "why"), "nothing")
+		// Kubernetes is asked again and again, and may once be slow to answer.
+		s.eventually(soonTime, name+" says that all is well", func() error {
+			metrics := s.run(name, "curl", "-sf", "--unix-socket", "/run/muster/muster.sock", "http://muster/metrics")
+			why := s.run(name, "muster", "why")
+			if !strings.Contains(metrics, "\nmuster_ready 1\n") || !strings.Contains(metrics, "\nmuster_members{status=\"alive\"} 2\n") || !strings.Contains(why, "nothing") {
+				return fmt.Errorf("it waits for %q, and its metrics are\n%s", why, metrics)
+			}
+			return nil
+		})
 	}
 	s.requireNoSecrets(s.secrets(config, master))
 

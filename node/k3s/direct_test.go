@@ -205,14 +205,23 @@ func TestTheLogIsCutWhileK3sWritesIt(t *testing.T) {
 	requireFile(t, path+".1", "short and long")
 }
 
-func TestTheLogIsLookedAtWhileK3sRuns(t *testing.T) {
+func TestALongLogIsMovedAsideBeforeK3sStarts(t *testing.T) {
 	m := newMachine(t)
 	m.write("/var/log/k3s.log", "from before\n")
+	timing := fast
+	timing.maxLog = 1
+	d := m.driver(timing)
+	require.NoError(t, d.Apply(t.Context(), worker()))
+	requireFile(t, m.path("/var/log/k3s.log.1"), "from before\n")
+	require.NoError(t, d.Stop(t.Context()))
+}
+
+func TestTheLogIsLookedAtWhileK3sRuns(t *testing.T) {
+	m := newMachine(t)
 	timing := fast
 	timing.maxLog, timing.logEvery = 1, time.Millisecond
 	d := m.driver(timing)
 	require.NoError(t, d.Apply(t.Context(), worker()))
-	requireFile(t, m.path("/var/log/k3s.log.1"), "from before\n")
 	m.waitStarts(1)
 	m.eventually(func() bool {
 		text, err := os.ReadFile(m.path("/var/log/k3s.log.1"))

@@ -66,7 +66,7 @@ func TestAnEnrolmentDoesNotWaitForACoordinatorThatWasLost(t *testing.T) {
 	enrolled := make(chan error, 1)
 	go func() { enrolled <- founder.Enrol(testContext(t), newcomer) }()
 	<-asked
-	require.NoError(t, lost.TransferLeadership(testContext(t)))
+	handOver(t, lost)
 	require.NoError(t, <-enrolled)
 }
 

@@ -94,7 +94,7 @@ func TestVotersFollowTheMasters(t *testing.T) { // S9
 	worker.restart()
 	_, err := worker.Ledger.Propose(testContext(t), dns("a.example", "192.0.2.1", 0))
 	require.NoError(t, err)
-	require.Equal(t, 3, len(worker.Ledger.Status().Voters))
+	eventually(t, "it sees itself among the voters", func() bool { return len(worker.Ledger.Status().Voters) == 3 })
 
 	// The one that was replaced comes back as a voter, hears so, and follows.
 	dead.restart()

@@ -10,6 +10,9 @@ import (
 func TestAfterSyncTheCopyHoldsWhatWasDecidedBefore(t *testing.T) {
 	s := newSite(t, 4, 3).found()
 	c := s.coordinator()
+	for _, n := range s.nodes {
+		eventually(t, "it knows who coordinates", func() bool { _, known := n.Coordinator(); return known })
+	}
 	for i, n := range s.nodes {
 		index, err := c.Propose(testContext(t), dns("a", "10.0.0.1", c.View().IndexOf(DNSKey("a"))))
 		require.NoError(t, err)

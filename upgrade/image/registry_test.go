@@ -187,7 +187,7 @@ func TestWhatARegistryDoesWrongHasAName(t *testing.T) {
 			require.NoError(t, err)
 			times := quick
 			if name == "silence" {
-				times.stall = 200 * time.Millisecond
+				times.stall = 2 * time.Second
 			}
 			i, err := s.Open(t.Context(), Options{Platform: "linux/amd64", Insecure: true, Cache: cache, times: times})
 			require.NoError(t, err)
