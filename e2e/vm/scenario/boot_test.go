@@ -47,6 +47,7 @@ func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 }
 
 func TestAUEFIMachineBootsTheSameDisk(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false)), Firmware: vm.UEFI})
 	m.waitReady()
 	requireLayout(t, m)
@@ -63,6 +64,7 @@ func (m *machine) identity() string {
 }
 
 func TestTheDataPathLivesWhileTheAgentRestarts(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
 	m.waitReady()
 	s := m.status()

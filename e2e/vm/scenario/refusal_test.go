@@ -115,6 +115,7 @@ func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, conten
 
 // An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
+	t.Parallel()
 	v2 := pushImage(t, "v2")
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
 	m.waitReady()

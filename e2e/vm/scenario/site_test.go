@@ -144,6 +144,7 @@ func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
 func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, s.Address} }
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
 	m.waitReady()
 	before := m.status()

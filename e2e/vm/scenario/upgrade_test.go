@@ -9,6 +9,7 @@ import (
 )
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
 	m.waitReady()
 	identity := m.identity()
