@@ -96,6 +96,9 @@ type KubernetesFacts struct {
 	// Tenure is the one that the node's Kubernetes data is of, or that it is wiped
 	// for (roles.Tenure).
 	Tenure int `json:"tenure,omitempty"`
+	// TokenEpoch is the enrolment epoch of the agent token that a master's K3s was
+	// started with.
+	TokenEpoch uint64 `json:"token_epoch,omitempty"`
 	// Volumes is set while pods keep data on the node's disk.
 	Volumes bool `json:"volumes,omitempty"`
 	// Etcd is what a master's own etcd says of the members, itself included.

@@ -64,6 +64,10 @@ func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, erro
 		return nil, err
 	}
 	server := role.IsMaster()
+	var later string
+	if server {
+		spec.TakeToken, later = m.takeToken(view, state)
+	}
 	if err := keepNote(a.path(epochFile), epochNote{
 		Epoch: state.Epoch.N, Tenure: state.Tenures[m.self()].N, Generation: m.ledger.Site().Generation, Server: &server,
 	}); err != nil {
@@ -72,11 +76,14 @@ func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, erro
 	if err := a.startKubernetes(ctx, role, func() error { *asked = true; return a.distro.Apply(ctx, spec) }); err != nil {
 		return nil, err
 	}
+	if server {
+		m.tookToken(view, spec.TakeToken)
+	}
 	now := a.distro.State()
 	if err := m.announce(ctx, view, state, now); err != nil {
 		return nil, err
 	}
-	return nonEmpty(now.Waiting), nil
+	return append(nonEmpty(now.Waiting), nonEmpty(later)...), nil
 }
 
 // wipeSuperseded takes this node out of a cluster that the site has given up, and
@@ -160,17 +167,9 @@ func confirms(s ledger.Status) bool { return s.Quorum && s.Behind == 0 && s.Foll
 // spec is what K3s is to be on this node, or why it cannot be said yet.
 func (m *member) spec(view ledger.View, state roles.State) (k3s.Spec, string, error) {
 	a := m.agent
-	health := m.health(state)
-	look := func(id roles.NodeID) (Facts, bool) {
-		node, err := peerOf(id)
-		if err != nil || !health[id].Alive {
-			return Facts{}, false
-		}
-		return a.factsOf(node)
-	}
 	s := situation{
 		self: m.self(), state: state, config: a.opts.Config,
-		live:    liveServer(state, m.self(), onMesh(a.opts.Config), look),
+		live:    liveServer(state, m.self(), onMesh(a.opts.Config), m.liveFacts(state)),
 		running: a.distro.State().Running, knownCA: k3s.KnownCAHash(),
 		masters: m.masterList(state), coordinator: m.coordinatorName(),
 	}
@@ -195,6 +194,18 @@ func (m *member) spec(view ledger.View, state roles.State) (k3s.Spec, string, er
 	}
 	spec, why := s.spec()
 	return spec, why, nil
+}
+
+// liveFacts returns what nodes say of themselves that gossip sees alive.
+func (m *member) liveFacts(state roles.State) func(roles.NodeID) (Facts, bool) {
+	health := m.health(state)
+	return func(id roles.NodeID) (Facts, bool) {
+		node, err := peerOf(id)
+		if err != nil || !health[id].Alive {
+			return Facts{}, false
+		}
+		return m.agent.factsOf(node)
+	}
 }
 
 // coordinatorName names the coordinator in a sentence.

@@ -49,6 +49,9 @@ func (a *Agent) observe() (Facts, error) {
 		return Facts{}, fmt.Errorf("observe this node: %w", err)
 	}
 	candidates = slices.DeleteFunc(candidates, func(c netip.AddrPort) bool { return a.virtual(c.Addr()) })
+	a.mu.Lock()
+	tokenEpoch := a.tokenEpoch // before what K3s does: it serves, with this token
+	a.mu.Unlock()
 	kubernetes := a.distro.State()
 	phase := a.phase()
 	f := Facts{
@@ -65,7 +68,7 @@ func (a *Agent) observe() (Facts, error) {
 	}
 	f.Kubernetes.Stopped, f.Kubernetes.Volumes = !kubernetes.Running, k3s.HoldsVolumes()
 	a.mu.Lock()
-	f.Kubernetes.Etcd, f.Kubernetes.Tenure = a.etcd, a.tenure
+	f.Kubernetes.Etcd, f.Kubernetes.Tenure, f.Kubernetes.TokenEpoch = a.etcd, a.tenure, tokenEpoch
 	a.mu.Unlock()
 	a.image.tell(&f)
 	f.Ledger, f.Address = a.observeLedger()

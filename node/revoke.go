@@ -203,7 +203,7 @@ func (a *Agent) revoke(ctx context.Context, r Revocation) (Revoked, error) {
 	a.events.add("revoked", name+" ("+id.String()+")", r.Reason)
 	out.Token = token
 	if state.Policy.Kubernetes {
-		out.Notes = append(out.Notes, "K3s reads its agent token when it starts: until each master's K3s was restarted (one at a time: `systemctl restart k3s`), the old agent token still registers Kubernetes nodes with it")
+		out.Notes = append(out.Notes, "K3s reads its agent token when it starts: the masters restart theirs one after another, each when all others are healthy; `muster why` on a master that still accepts the old one says what it waits for")
 	}
 	return out, nil
 }

@@ -123,6 +123,42 @@ func TestS20ARevokedNodeStaysOut(t *testing.T) {
 	require.Equal(t, "10.1.0.5", again.Address)
 }
 
+// K3s reads its agent token when it starts: the masters restart it one after another, and then nobody registers a node by what the stolen
+// one knows.
+func TestS20TheAgentTokenOfARevokedNodeOpensNothing(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	config.Masters = 2
+	s := site(t, 4, config)
+	s.waitReady(readyTime)
+	masters, stolen := s.masters(), s.byRole()["worker"][0]
+	token := func(name, key string) string {
+		full := s.k3sConfig(name)[key].(string)
+		return full[strings.LastIndex(full, ":")+1:]
+	}
+	answers := func(master, token, want string) error {
+		out, err := s.Exec(t.Context(), master, "curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", "-u", "node:"+token, "https://127.0.0.1:6443/v1-k3s/client-ca.crt")
+		if err == nil && out != want {
+			err = fmt.Errorf("%s answers %s, not %s", master, out, want)
+		}
+		return err
+	}
+	known := token(stolen, "token")
+	for _, master := range masters {
+		require.NoError(t, answers(master, known, "200"))
+	}
+	s.run(masters[0], "muster", "node", "revoke", s.standings()[stolen].Hostname)
+	for _, master := range masters {
+		s.eventually(readyTime, master+" refuses the old agent token", func() error { return answers(master, known, "401") })
+		s.eventually(soonTime, master+" takes the new one", func() error { return answers(master, token(masters[0], "agent-token"), "200") })
+	}
+	s.waitReady(readyTime, masters...)
+	for _, master := range masters {
+		require.Equal(t, 1, strings.Count(s.run(master, "muster", "events"), "K3s restarted"), master)
+		require.Len(t, s.etcdMemberIDs(master), len(masters))
+	}
+}
+
 // requireUnlisted makes sure that a node does not count another among its site's.
 func (s *testSite) requireUnlisted(name, id string) {
 	s.t.Helper()

@@ -8,8 +8,9 @@
 // # Configuration and restarts
 //
 // Apply writes configuration and starts K3s. It restarts a K3s that runs in the
-// asked role in one case: an earlier agent started it with other arguments,
-// environment or settings of a person's. What the site decides anew (whom to
+// asked role in two cases: an earlier agent started it with other arguments,
+// environment or settings of a person's; or the agent token was replaced and the
+// spec says that it is this server's turn. What the site decides anew (whom to
 // join, above all) is on disk for the next start, whoever makes it: systemd,
 // supervise-daemon, or the driver itself.
 //
@@ -51,9 +52,9 @@ import (
 // Distro is what the agent needs of a Kubernetes distribution.
 type Distro interface {
 	// Apply makes the node run as spec says: binary, configuration, process. It
-	// is idempotent. What runs already in the same role is restarted at most once,
-	// by the first Apply, when a person has changed the configuration since;
-	// anything else that changed is on disk for the next start.
+	// is idempotent. What runs already in the same role is restarted by the first
+	// Apply, when a person has changed the configuration since, and for a new agent
+	// token when TakeToken is set; anything else that changed is on disk for the next start.
 	Apply(ctx context.Context, spec Spec) error
 	// State reports what was last observed, without waiting.
 	State() State
@@ -113,6 +114,8 @@ type Spec struct {
 	Env         map[string]string
 	ReplaceArgs bool
 	ReplaceEnv  bool
+	// TakeToken restarts a server that runs with another agent token.
+	TakeToken bool
 }
 
 // State is what the driver sees of Kubernetes on this node.
@@ -127,6 +130,9 @@ type State struct {
 	NodeReady bool
 	// CAHash is the SHA-256 of the cluster CA in hex, empty until there is one.
 	CAHash string
+	// FormerToken is set on a server that was started with another agent token than
+	// that of the last Apply, and lets agents in by that.
+	FormerToken bool
 	// Waiting says in a sentence what is missing until the node is healthy.
 	Waiting string
 }

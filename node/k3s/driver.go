@@ -51,11 +51,11 @@ type Driver struct {
 	wake     chan struct{}
 
 	// acting is held by who changes what runs, and guards compared and started:
-	// whether what an earlier agent left running was looked at, and the settings
-	// that K3s was started with, as far as this agent knows.
+	// whether what an earlier agent left running was looked at, and what K3s was
+	// started with, as far as this agent knows.
 	acting   sync.Mutex
 	compared bool
-	started  string
+	started  startedWith
 
 	mu      sync.Mutex
 	spec    *Spec
@@ -147,11 +147,11 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if _, err := writeChanged(d.opts.Root+configFile, text, 0o600); err != nil {
 		return fmt.Errorf("write K3s configuration: %w", err)
 	}
-	settings, err := spec.userSettings()
+	with, err := spec.startsWith()
 	if err != nil {
 		return err
 	}
-	starts, err := d.renew(ctx, spec.Role, settings)
+	starts, err := d.renew(ctx, spec, with)
 	if err != nil {
 		return err
 	}
@@ -159,18 +159,24 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 		return err
 	}
 	if starts {
-		if err := d.noteSettings(settings); err != nil {
+		if err := d.note(with); err != nil {
 			return err
 		}
 	}
 	d.mu.Lock()
 	before := d.spec
-	if before != nil && before.Role != spec.Role {
+	if before != nil && (starts || before.Role != spec.Role) {
 		d.forget()
 	}
 	d.spec, d.version = &spec, version
+	former := d.formerToken(with)
+	changed := former != d.state.FormerToken
+	d.state.FormerToken = former
 	d.mu.Unlock()
-	if before == nil || before.Role != spec.Role || before.NodeName != spec.NodeName {
+	if changed {
+		d.changed.Notify()
+	}
+	if before == nil || starts || before.Role != spec.Role || before.NodeName != spec.NodeName {
 		d.poke()
 	}
 	if spec.Role == Server {
@@ -228,7 +234,7 @@ func (d *Driver) Stop(ctx context.Context) error {
 
 func (d *Driver) stop(ctx context.Context) error {
 	err := errors.Join(d.runner.stop(ctx, Server), d.runner.stop(ctx, Agent))
-	d.started = "" // what starts next is noted anew
+	d.started = startedWith{} // what starts next is noted anew
 	d.mu.Lock()
 	d.spec = nil
 	d.forget()
@@ -287,6 +293,7 @@ func (d *Driver) watch(ctx context.Context) {
 			now.Version = version
 		}
 		d.mu.Lock()
+		now.FormerToken = d.state.FormerToken // Apply's
 		changed := now != d.state && turn == d.turn && ctx.Err() == nil
 		if changed {
 			d.state = now

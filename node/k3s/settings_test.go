@@ -3,6 +3,7 @@ package k3s
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,4 +62,69 @@ func TestAK3sOfWhichNothingIsKnownIsLeftRunning(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, string(noted), "secret")
 	require.NoError(t, d.Stop(context.Background()))
+}
+
+func TestANewAgentTokenRestartsAServerWhenItIsItsTurn(t *testing.T) {
+	m := newMachine(t)
+	d := m.driver(fast)
+	old := joiningServer()
+	fresh := with(old, func(s *Spec) { s.AgentToken = "another" })
+	require.NoError(t, d.Apply(t.Context(), old))
+	first := m.waitStarts(1)
+	require.False(t, d.State().FormerToken)
+
+	changed := d.Changed()
+	require.NoError(t, d.Apply(t.Context(), fresh))
+	<-changed
+	require.True(t, d.State().FormerToken)
+	require.Len(t, m.starts(), 1)
+	d = m.restarted(d)
+	require.NoError(t, d.Apply(t.Context(), fresh))
+	require.True(t, d.State().FormerToken, "the next agent knows it too")
+	require.True(t, alive(first.PID))
+
+	turn := with(fresh, func(s *Spec) { s.TakeToken = true })
+	require.NoError(t, d.Apply(t.Context(), turn))
+	require.False(t, d.State().FormerToken)
+	require.False(t, d.State().Serving, "what was seen of the one before says nothing")
+	m.waitStarts(2)
+	require.False(t, alive(first.PID))
+	require.NoError(t, d.Apply(t.Context(), turn))
+	require.NoError(t, d.Apply(t.Context(), fresh))
+	require.Len(t, m.starts(), 2, "once")
+	noted, err := os.ReadFile(m.path("/run/muster/" + settingsFile))
+	require.NoError(t, err)
+	require.NotContains(t, string(noted), "another")
+	require.NoError(t, d.Stop(t.Context()))
+}
+
+func TestANewAgentTokenRestartsNoAgent(t *testing.T) {
+	m := newMachine(t)
+	d := m.driver(fast)
+	require.NoError(t, d.Apply(t.Context(), worker()))
+	m.waitStarts(1)
+	require.NoError(t, d.Apply(t.Context(), with(worker(), func(s *Spec) { s.AgentToken, s.TakeToken = "another", true })))
+	require.False(t, d.State().FormerToken)
+	require.Len(t, m.starts(), 1)
+	require.NoError(t, d.Stop(t.Context()))
+}
+
+func TestAServerWhoseAgentTokenNobodyNotedIsLeftRunning(t *testing.T) {
+	m := newMachine(t)
+	d := m.driver(fast)
+	require.NoError(t, d.Apply(t.Context(), joiningServer()))
+	m.waitStarts(1)
+	path := m.path("/run/muster/" + settingsFile)
+	noted, err := os.ReadFile(path)
+	require.NoError(t, err)
+	settings, _, _ := strings.Cut(string(noted), "\n")
+	require.NoError(t, os.WriteFile(path, []byte(settings), 0o600), "as an agent of an earlier version")
+	d = m.restarted(d)
+	require.NoError(t, d.Apply(t.Context(), joiningServer()))
+	require.Len(t, m.starts(), 1)
+	require.False(t, d.State().FormerToken)
+	fresh := with(joiningServer(), func(s *Spec) { s.AgentToken = "another" })
+	require.NoError(t, d.Apply(t.Context(), fresh))
+	require.True(t, d.State().FormerToken, "from now on it is known")
+	require.NoError(t, d.Stop(t.Context()))
 }
