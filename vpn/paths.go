@@ -357,7 +357,7 @@ func (p *Paths) do(ctx context.Context, peer *peerPath, step pathStep) {
 	}
 	if step.anew {
 		if x := p.proxyFor(who.ID); x != nil {
-			p.log.Info("a peer does not answer handshakes: asking it to forget those before", "peer", who.ID)
+			p.log.Debug("a peer does not answer handshakes: asking it to forget those before", "peer", who.ID)
 			x.enqueue(frame(frameAnew, nil))
 		}
 	}
