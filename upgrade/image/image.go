@@ -78,7 +78,8 @@ const (
 func (i *Image) Identity() Identity { return i.identity }
 
 // Bytes returns what the files of the image take when they are unpacked, in blocks of 4 KiB: exact for dir: and file:, for
-// what Pack made, and for the others after Pull; three times the download before.
+// what Pack made, and for the others after Pull; three times the download before. Where a layer replaces or removes what
+// one below it brought it is the most that is taken on the way.
 func (i *Image) Bytes() int64 { return i.bytes }
 
 // Pull brings every blob of the image into the cache, and reads through them once: afterwards Bytes is exact, and it is
@@ -108,7 +109,7 @@ func (i *Image) Pull(ctx context.Context) error {
 
 // learn takes what only the content says.
 func (i *Image) learn(s *survey) {
-	i.bytes, i.exact = s.bytes(), true
+	i.bytes, i.exact = s.peak, true
 	if i.identity.Version == "" {
 		i.identity.Version = cleanVersion(s.release()["IMAGE_VERSION"])
 	}

@@ -152,7 +152,7 @@ func packLayer(ctx context.Context, w blobWriter, root string, epoch time.Time) 
 		return d, diffID, 0, err
 	}
 	d, err = b.commit(types.OCILayer)
-	return d, v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, s.bytes(), err
+	return d, v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}, s.peak, err
 }
 
 // blobWriter puts blobs into a layout: complete, on the disk, and then by their name.

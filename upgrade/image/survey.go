@@ -24,10 +24,15 @@ type survey struct {
 	hash  bool // content too, for the identity of a plain tree
 	layer int
 	root  *node
+	// used is what the tree takes so far, in blocks of 4 KiB, a file with many names
+	// once; peak the most that it took on the way: a layer may replace what one below
+	// it brought.
+	used, peak int64
 }
 
 type node struct {
 	children map[string]*node // of a directory
+	names    int
 	layer    int
 	header   *tar.Header
 	size     int64
@@ -83,8 +88,45 @@ func (s *survey) apply(e *entry) error {
 			return err
 		}
 	}
-	parent.children[base] = n
+	s.put(parent, base, n)
 	return nil
+}
+
+// put gives n a name, in the place of what has it.
+func (s *survey) put(parent *node, base string, n *node) {
+	old := parent.children[base]
+	parent.children[base] = n
+	switch {
+	case old == n:
+		return
+	case old != nil && old.children != nil && n.children != nil:
+		n.names = old.names // the directory that it was
+		return
+	case old != nil:
+		s.lose(old)
+	}
+	if n.names++; n.names == 1 {
+		s.used += n.takes()
+		s.peak = max(s.peak, s.used)
+	}
+}
+
+// lose takes a name away.
+func (s *survey) lose(n *node) {
+	for _, child := range n.children {
+		s.lose(child)
+	}
+	if n.names--; n.names == 0 {
+		s.used -= n.takes()
+	}
+}
+
+// takes is what a file or directory takes on the disk.
+func (n *node) takes() int64 {
+	if n.children != nil {
+		return block
+	}
+	return (n.size + block - 1) / block * block
 }
 
 // holds says whether dir is n or lies below it.
@@ -151,6 +193,7 @@ func (s *survey) removeLower(dir *node, name string) {
 		s.removeLower(n, child)
 	}
 	if n.layer != s.layer && len(n.children) == 0 {
+		s.lose(n)
 		delete(dir.children, name)
 	}
 }
@@ -181,7 +224,7 @@ func (s *survey) create(name string) (*node, error) {
 		return nil, fmt.Errorf("%w: %q is a link to nothing", ErrMalformed, short(name))
 	}
 	n := &node{layer: s.layer, children: map[string]*node{}}
-	up.children[base] = n
+	s.put(up, base, n)
 	return n, nil
 }
 
@@ -230,25 +273,6 @@ func (s *survey) walk(name string) (*node, error) {
 		trail = append(trail, next)
 	}
 	return trail[len(trail)-1], nil
-}
-
-// bytes is what the files take, in blocks of 4 KiB; a file with many names counts once.
-func (s *survey) bytes() int64 {
-	var total int64
-	seen := map[*node]bool{}
-	s.each(func(_ string, n *node) {
-		switch {
-		case seen[n]:
-		case n.children != nil:
-			total += block
-		default:
-			total += (n.size + block - 1) / block * block
-		}
-		if n.children == nil {
-			seen[n] = true
-		}
-	})
-	return total
 }
 
 // id is the SHA-256 of the sorted file list (docs/OS.md).
