@@ -112,7 +112,6 @@ type Agent struct {
 	own        Facts
 	etcd       []EtcdFacts // what this master's etcd last said
 	tenure     int         // that this node's Kubernetes data is of, or wiped for
-	tokenEpoch uint64      // whose agent token K3s was started with, on a master
 	ledger     *ledger.Ledger
 	member     *member
 	damage     string // in a sentence, of a file that was found damaged

@@ -296,14 +296,7 @@ func (a *Agent) observation(ctx context.Context) observation {
 // observeOthers says how the others do, as far as this node sees them.
 func (m *member) observeOthers(ctx context.Context, state roles.State, o *observation) {
 	a, self := m.agent, m.self()
-	health := m.health(state)
-	look := func(id roles.NodeID) (Facts, bool) {
-		node, err := peerOf(id)
-		if err != nil || !health[id].Alive {
-			return Facts{}, false
-		}
-		return a.factsOf(node)
-	}
+	look := m.liveFacts(state)
 	for id, role := range state.Roles {
 		if role.IsMaster() {
 			o.Masters++

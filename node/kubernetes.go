@@ -66,7 +66,8 @@ func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, erro
 	server := role.IsMaster()
 	var later string
 	if server {
-		spec.TakeToken, later = m.takeToken(view, state)
+		spec.TokenEpoch = ledger.EnrolmentEpoch(view)
+		spec.TakeToken, later = m.takeToken(state)
 	}
 	if err := keepNote(a.path(epochFile), epochNote{
 		Epoch: state.Epoch.N, Tenure: state.Tenures[m.self()].N, Generation: m.ledger.Site().Generation, Server: &server,
@@ -76,8 +77,8 @@ func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, erro
 	if err := a.startKubernetes(ctx, role, func() error { *asked = true; return a.distro.Apply(ctx, spec) }); err != nil {
 		return nil, err
 	}
-	if server {
-		m.tookToken(view, spec.TakeToken)
+	if spec.TakeToken {
+		a.events.add("kubernetes", "K3s restarted", "the agent token was replaced")
 	}
 	now := a.distro.State()
 	if err := m.announce(ctx, view, state, now); err != nil {
@@ -282,7 +283,7 @@ func (m *member) shareKubeconfig(ctx context.Context, view ledger.View, state ro
 	if err != nil {
 		return err
 	}
-	return m.proposeSecret(ctx, ledger.SecretKubeconfig, func() (ledger.Txn, error) { return shared.Replace(ledger.Txn{}, text, masters) })
+	return m.replaceSecret(ctx, shared, text, masters)
 }
 
 // kubernetesReady is this node's own verdict on Kubernetes in its role.

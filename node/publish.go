@@ -49,9 +49,6 @@ func (a *Agent) observe() (Facts, error) {
 		return Facts{}, fmt.Errorf("observe this node: %w", err)
 	}
 	candidates = slices.DeleteFunc(candidates, func(c netip.AddrPort) bool { return a.virtual(c.Addr()) })
-	a.mu.Lock()
-	tokenEpoch := a.tokenEpoch // before what K3s does: it serves, with this token
-	a.mu.Unlock()
 	kubernetes := a.distro.State()
 	phase := a.phase()
 	f := Facts{
@@ -62,13 +59,13 @@ func (a *Agent) observe() (Facts, error) {
 		Ready:      phase.Phase == PhaseRunning,
 		Reason:     phase.Reason,
 		Version:    Version,
-		Kubernetes: KubernetesFacts{Version: kubernetes.Version, Serving: kubernetes.Serving, NodeReady: kubernetes.NodeReady, CAHash: kubernetes.CAHash},
+		Kubernetes: KubernetesFacts{Version: kubernetes.Version, Serving: kubernetes.Serving, NodeReady: kubernetes.NodeReady, CAHash: kubernetes.CAHash, TokenEpoch: kubernetes.TokenEpoch},
 
 		FeatureLevel: FeatureLevel,
 	}
 	f.Kubernetes.Stopped, f.Kubernetes.Volumes = !kubernetes.Running, k3s.HoldsVolumes()
 	a.mu.Lock()
-	f.Kubernetes.Etcd, f.Kubernetes.Tenure, f.Kubernetes.TokenEpoch = a.etcd, a.tenure, tokenEpoch
+	f.Kubernetes.Etcd, f.Kubernetes.Tenure = a.etcd, a.tenure
 	a.mu.Unlock()
 	a.image.tell(&f)
 	f.Ledger, f.Address = a.observeLedger()

@@ -152,6 +152,8 @@ func liveServer(state roles.State, self roles.NodeID, mesh bool, look func(roles
 		}
 		return strings.Compare(string(a), string(b))
 	})
+	var server string
+	var epoch uint64
 	for _, id := range masters {
 		f, alive := look(id)
 		if !alive || !f.Kubernetes.Serving || f.Kubernetes.CAHash != state.Epoch.CAHash {
@@ -161,9 +163,10 @@ func liveServer(state roles.State, self roles.NodeID, mesh bool, look func(roles
 		if !mesh {
 			address = f.VPN.Underlay
 		}
-		if address.IsValid() {
-			return "https://" + net.JoinHostPort(address.String(), apiPort)
+		// One with a former agent token lets no worker in.
+		if address.IsValid() && (server == "" || f.Kubernetes.TokenEpoch > epoch) {
+			server, epoch = "https://"+net.JoinHostPort(address.String(), apiPort), f.Kubernetes.TokenEpoch
 		}
 	}
-	return ""
+	return server
 }

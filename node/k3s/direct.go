@@ -116,6 +116,9 @@ func (d *direct) spawn(p process) (err error) {
 	if err := rotateLog(d.logFile, d.timing.maxLog); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(p.remove); err != nil {
+		return err
+	}
 	out, err := os.OpenFile(d.logFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -114,8 +114,10 @@ type Spec struct {
 	Env         map[string]string
 	ReplaceArgs bool
 	ReplaceEnv  bool
-	// TakeToken restarts a server that runs with another agent token.
-	TakeToken bool
+	// TokenEpoch counts the site's tokens, the agent token among them. TakeToken
+	// restarts a server that runs with another agent token.
+	TokenEpoch uint64
+	TakeToken  bool
 }
 
 // State is what the driver sees of Kubernetes on this node.
@@ -131,8 +133,10 @@ type State struct {
 	// CAHash is the SHA-256 of the cluster CA in hex, empty until there is one.
 	CAHash string
 	// FormerToken is set on a server that was started with another agent token than
-	// that of the last Apply, and lets agents in by that.
+	// that of the last Apply, and lets agents in by that. TokenEpoch is the last
+	// Spec.TokenEpoch of the one that it lets them in by.
 	FormerToken bool
+	TokenEpoch  uint64
 	// Waiting says in a sentence what is missing until the node is healthy.
 	Waiting string
 }

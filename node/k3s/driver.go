@@ -155,7 +155,11 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return err
 	}
-	if err := d.runner.start(ctx, process{role: spec.Role, binary: binary, args: args, env: spec.Env}); err != nil {
+	p := process{role: spec.Role, binary: binary, args: args, env: spec.Env}
+	if spec.Role == Server {
+		p.remove = d.opts.Root + passwdFile
+	}
+	if err := d.runner.start(ctx, p); err != nil {
 		return err
 	}
 	if starts {
@@ -169,9 +173,9 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 		d.forget()
 	}
 	d.spec, d.version = &spec, version
-	former := d.formerToken(with)
-	changed := former != d.state.FormerToken
-	d.state.FormerToken = former
+	former, epoch := d.formerToken(with), d.started.epoch
+	changed := former != d.state.FormerToken || epoch != d.state.TokenEpoch
+	d.state.FormerToken, d.state.TokenEpoch = former, epoch
 	d.mu.Unlock()
 	if changed {
 		d.changed.Notify()
@@ -234,7 +238,9 @@ func (d *Driver) Stop(ctx context.Context) error {
 
 func (d *Driver) stop(ctx context.Context) error {
 	err := errors.Join(d.runner.stop(ctx, Server), d.runner.stop(ctx, Agent))
-	d.started = startedWith{} // what starts next is noted anew
+	if err == nil {
+		d.started = startedWith{} // what starts next is noted anew
+	}
 	d.mu.Lock()
 	d.spec = nil
 	d.forget()
@@ -293,7 +299,7 @@ func (d *Driver) watch(ctx context.Context) {
 			now.Version = version
 		}
 		d.mu.Lock()
-		now.FormerToken = d.state.FormerToken // Apply's
+		now.FormerToken, now.TokenEpoch = d.state.FormerToken, d.state.TokenEpoch // Apply's
 		changed := now != d.state && turn == d.turn && ctx.Err() == nil
 		if changed {
 			d.state = now

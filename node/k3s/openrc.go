@@ -46,8 +46,14 @@ func initScript(p process) string {
 	b.WriteString("#!/sbin/openrc-run\n# Written by muster at every start.\n")
 	b.WriteString("depend() {\n\tafter network-online\n\twant cgroups\n}\n")
 	b.WriteString("supervisor=supervise-daemon\nrespawn_delay=5\nrespawn_max=0\n")
-	fmt.Fprintf(&b, "name=%s\ncommand=%s\n", unit(p.role), quoteShell(p.binary))
-	words := []string{string(p.role)}
+	// supervise-daemon starts K3s again without openrc-run, so what has to come
+	// before is part of the command.
+	command, words := p.binary, []string{string(p.role)}
+	if p.remove != "" {
+		command = "/bin/sh"
+		words = []string{"-c", quoteShell(`rm -f "$0" && exec "$@"`), quoteShell(p.remove), quoteShell(p.binary), string(p.role)}
+	}
+	fmt.Fprintf(&b, "name=%s\ncommand=%s\n", unit(p.role), quoteShell(command))
 	for _, a := range p.args {
 		words = append(words, quoteShell(a))
 	}

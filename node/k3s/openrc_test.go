@@ -49,7 +49,7 @@ func newOpenRC(t *testing.T) (openrc, *fakeOpenRC) {
 
 func oddProcess() process {
 	return process{
-		role: Server, binary: "/usr/bin/k3s", args: []string{"--disable", "a b", "--x=it's $HOME \"%i\" \\"},
+		role: Server, binary: "/usr/bin/k3s", remove: passwdFile, args: []string{"--disable", "a b", "--x=it's $HOME \"%i\" \\"},
 		env: map[string]string{"HTTP_PROXY": "http://proxy:3128", "QUOTED": "it's $HOME \"%i\" \\ `id`"},
 	}
 }
@@ -74,11 +74,17 @@ func TestOpenRCServiceIsWrittenAndStarted(t *testing.T) {
 // words in the place of K3s.
 func TestOpenRCHandsEveryWordToK3s(t *testing.T) {
 	p := oddProcess()
-	p.binary = "printf"
-	script := initScript(p)
-	out, err := runShell(t, "depend() { :; }\n"+script+"\nset --\neval \"$command '%s|%s\\n' $command_args\"; printf '%s' \"$QUOTED\"")
-	require.NoError(t, err)
-	require.Equal(t, "server|--disable\na b|--x="+p.args[2][4:]+"\n"+p.env["QUOTED"], out)
+	p.binary = filepath.Join(t.TempDir(), "k3s")
+	require.NoError(t, os.WriteFile(p.binary, []byte("#!/bin/sh\nprintf '%s|' \"$@\"\n"), 0o700))
+	for _, p.remove = range []string{"", filepath.Join(t.TempDir(), "pass wd")} {
+		if p.remove != "" {
+			require.NoError(t, os.WriteFile(p.remove, nil, 0o600))
+		}
+		out, err := runShell(t, "depend() { :; }\n"+initScript(p)+"\nset --\neval \"$command $command_args\"; printf '%s' \"$QUOTED\"")
+		require.NoError(t, err)
+		require.Equal(t, "server|--disable|a b|--x="+p.args[2][4:]+"|"+p.env["QUOTED"], out)
+		require.NoFileExists(t, p.remove)
+	}
 }
 
 func TestOpenRCStatusIsAnExitCode(t *testing.T) {

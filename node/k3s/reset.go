@@ -60,6 +60,9 @@ func (d *Driver) ResetCluster(ctx context.Context, spec Spec) error {
 	if _, err := writeChanged(d.opts.Root+configFile, text, 0o600); err != nil {
 		return fmt.Errorf("write K3s configuration: %w", err)
 	}
+	if err := os.RemoveAll(d.opts.Root + passwdFile); err != nil {
+		return fmt.Errorf("reset the cluster: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, resetTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, append([]string{string(Server), "--cluster-reset"}, args...)...)

@@ -12,7 +12,18 @@ type process struct {
 	binary string
 	args   []string
 	env    map[string]string
+	// remove is a file that K3s must not find when it starts, whoever starts it;
+	// empty: there is none.
+	remove string
 }
+
+// passwdFile is where a server keeps the tokens that it lets others in by. It
+// writes it at every start from its configuration, and before that compares it
+// with what the datastore holds since the cluster was founded: one that differs
+// and is newer ends K3s ("newer than datastore and could cause a cluster outage").
+// So after an agent token was replaced the start after the next would fail, and
+// each one from then on. Without the file K3s makes it anew from both.
+const passwdFile = dataDir + "/server/cred/passwd"
 
 // runner keeps K3s running, by the machine's service manager or by itself.
 type runner interface {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/muster-edge/muster/p2p"
@@ -17,7 +18,7 @@ import (
 // and so does K3s.
 const settingsFile = "k3s.settings"
 
-// startedWith is what K3s reads when it starts and never again, as hashes: all of
+// startedWith is what K3s reads when it starts and never again: hashes, as all of
 // it may hold secrets.
 type startedWith struct {
 	// settings are what a person can change: everything that K3s is told beside the
@@ -26,6 +27,7 @@ type startedWith struct {
 	// agentToken is what a server lets agents in by; empty on agents, and where an
 	// agent of ours of before noted nothing of it.
 	agentToken string
+	epoch      uint64 // Spec.TokenEpoch, the last under which it is that token
 }
 
 func (s Spec) startsWith() (startedWith, error) {
@@ -45,7 +47,7 @@ func (s Spec) startsWith() (startedWith, error) {
 	}
 	w := startedWith{settings: hashOf(text)}
 	if s.Role == Server {
-		w.agentToken = hashOf([]byte(s.AgentToken))
+		w.agentToken, w.epoch = hashOf([]byte(s.AgentToken)), s.TokenEpoch
 	}
 	return w, nil
 }
@@ -64,14 +66,17 @@ func hashOf(b []byte) string {
 // configuration is read then, and a K3s that is restarted because a policy changed
 // would be so on all masters at once.
 func (d *Driver) renew(ctx context.Context, spec Spec, wanted startedWith) (starts bool, err error) {
-	first := !d.compared
-	d.compared = true
 	if wanted == d.started {
 		return false, nil
 	}
 	on, err := d.runner.running(ctx, spec.Role)
-	if err != nil || !on {
-		return true, err
+	if err != nil {
+		return false, err
+	}
+	first := !d.compared
+	d.compared = true
+	if !on {
+		return true, nil
 	}
 	if first {
 		if d.started, err = d.noted(); err != nil {
@@ -83,8 +88,11 @@ func (d *Driver) renew(ctx context.Context, spec Spec, wanted startedWith) (star
 		d.opts.Log.Info("the configuration of K3s has changed, it is restarted", "role", spec.Role)
 	case d.formerToken(wanted) && spec.TakeToken:
 		d.opts.Log.Info("the agent token was replaced, K3s is restarted", "role", spec.Role)
-	default:
-		return first && d.started.agentToken == "" && wanted.agentToken != "", nil
+	case d.formerToken(wanted), d.started.agentToken == wanted.agentToken && d.started.epoch == wanted.epoch:
+		return false, nil
+	default: // the same token, in the next epoch too
+		wanted.settings = d.started.settings
+		return false, d.note(wanted)
 	}
 	return true, d.runner.stop(ctx, spec.Role)
 }
@@ -99,19 +107,22 @@ func (d *Driver) noted() (startedWith, error) {
 	if err != nil {
 		return startedWith{}, err
 	}
-	settings, token, _ := strings.Cut(string(text), "\n")
-	return startedWith{settings: settings, agentToken: strings.TrimSpace(token)}, nil
+	lines := append(strings.Split(string(text), "\n"), "", "")
+	epoch, _ := strconv.ParseUint(lines[2], 10, 64) // of before: none
+	return startedWith{settings: lines[0], agentToken: lines[1], epoch: epoch}, nil
 }
 
-// note says with what K3s was started.
+// note says with what K3s was started. It counts even where it cannot be written:
+// K3s would else be restarted again and again.
 func (d *Driver) note(w startedWith) error {
+	d.started = w
 	if err := os.MkdirAll(d.opts.RunDir, 0o755); err != nil {
 		return fmt.Errorf("note K3s's settings: %w", err)
 	}
-	if err := p2p.WriteFile(d.settingsPath(), []byte(w.settings+"\n"+w.agentToken+"\n"), 0o600); err != nil {
+	text := fmt.Sprintf("%s\n%s\n%d\n", w.settings, w.agentToken, w.epoch)
+	if err := p2p.WriteFile(d.settingsPath(), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("note K3s's settings: %w", err)
 	}
-	d.started = w
 	return nil
 }
 

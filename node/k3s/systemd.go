@@ -116,7 +116,11 @@ func (s systemd) writeUnit(name string, p process, was map[string]any) (changed 
 
 func dropInText(p process, environment string) string {
 	var b strings.Builder
-	b.WriteString("# Written by muster at every start.\n[Service]\nExecStart=\n")
+	b.WriteString("# Written by muster at every start.\n[Service]\n")
+	if p.remove != "" {
+		fmt.Fprintf(&b, "ExecStartPre=/bin/rm -f %s\n", quoteUnit(p.remove))
+	}
+	b.WriteString("ExecStart=\n")
 	fmt.Fprintf(&b, "ExecStart=%s %s", quoteUnit(p.binary), p.role)
 	for _, a := range p.args {
 		b.WriteString(" " + quoteUnit(a))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -179,6 +180,9 @@ func (s *server) writeTokens() error {
 		agent.Password = parsed.Password
 	}
 	c.agentPassword = agent.Password
+	if err := c.reconcilePasswords(); err != nil {
+		return err
+	}
 	serverFile, agentFile := filepath.Join(c.dir, "token"), filepath.Join(c.dir, "agent-token")
 	if err := pki.WriteFile(serverFile, []byte(c.own.Encode()+"\n"), 0o600); err != nil {
 		return err
@@ -190,6 +194,31 @@ func (s *server) writeTokens() error {
 		return link(serverFile, agentFile)
 	}
 	return pki.WriteFile(agentFile, []byte(agent.Encode()+"\n"), 0o600)
+}
+
+// reconcilePasswords does with cred/passwd what K3s does: it must be as the datastore has it since the first start, or not be there;
+// then it is written anew with the tokens of this start. The datastore's copy is a file beside the datastore here.
+func (c *credentials) reconcilePasswords() error {
+	file, stored := filepath.Join(c.dir, "cred", "passwd"), filepath.Join(c.dir, "db", "passwd")
+	text := []byte(c.agentPassword + ",node,node,k3s:agent\n" + c.own.Password + ",server,server,k3s:server\n")
+	before, err := os.ReadFile(stored)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := pki.WriteFile(stored, text, 0o600); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	default:
+		onDisk, err := os.ReadFile(file)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil && !bytes.Equal(onDisk, before) {
+			return fmt.Errorf("%s newer than datastore and could cause a cluster outage. Remove the file(s) from disk and restart to be recreated from datastore", file)
+		}
+	}
+	return pki.WriteFile(file, text, 0o600)
 }
 
 func (s *server) issueCertificates() error {

@@ -73,3 +73,17 @@ func TestJoiningNeedsAToken(t *testing.T) {
 	_, err := prepare(t, t.TempDir(), "--server=https://127.0.0.1:1")
 	require.ErrorContains(t, err, "--token is required")
 }
+
+func TestAServerWithAnotherAgentTokenStartsOnceUnlessItsPasswordsAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	_, err := prepare(t, dir, "--token=one", "--agent-token=two")
+	require.NoError(t, err)
+	for range 2 {
+		s, err := prepare(t, dir, "--token=one", "--agent-token=three")
+		require.NoError(t, err)
+		require.Equal(t, "three", s.credentials.agentPassword)
+		_, err = prepare(t, dir, "--token=one", "--agent-token=three")
+		require.ErrorContains(t, err, "cred/passwd newer than datastore")
+		require.NoError(t, os.Remove(filepath.Join(dir, "server/cred/passwd")))
+	}
+}
