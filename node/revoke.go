@@ -121,7 +121,7 @@ func (m *member) rotate(view ledger.View, txn ledger.Txn, to []peer.ID) (ledger.
 	if err != nil {
 		return txn, "", err
 	}
-	if txn, err = replaceSecret(view, txn, ledger.SecretNetworkToken, secret, to); err != nil {
+	if txn, err = addSecret(view, txn, ledger.SecretNetworkToken, secret, to); err != nil {
 		return txn, "", err
 	}
 	record.Value.Epoch = next.Epoch
@@ -132,16 +132,13 @@ func (m *member) rotate(view ledger.View, txn ledger.Txn, to []peer.ID) (ledger.
 	return txn.If(ledger.KeyEnrolment, record.Index).Set(ledger.KeyEnrolment, value), next.Present, nil
 }
 
-// replaceSecret adds to a transaction that a secret is another from now on.
-func replaceSecret(view ledger.View, txn ledger.Txn, name string, text []byte, to []peer.ID) (ledger.Txn, error) {
+// addSecret adds to a transaction that a secret is another from now on.
+func addSecret(view ledger.View, txn ledger.Txn, name string, text []byte, to []peer.ID) (ledger.Txn, error) {
 	secret, err := ledger.ReadSecret(view, name)
 	if err != nil {
 		return txn, err
 	}
-	if txn, err = secret.Replace(txn, text, to); err != nil {
-		return txn, fmt.Errorf("seal %s: %w", name, err)
-	}
-	return txn, nil
+	return secret.Replace(txn, text, to)
 }
 
 // tokenRecipients are all who belong to the site, founders that were never seen
@@ -226,7 +223,7 @@ func (m *member) revocation(view ledger.View, id peer.ID, record ledger.Revoked)
 		return ledger.Txn{}, "", err
 	}
 	if view.IndexOf(ledger.SecretKey(ledger.SecretAgentToken)) > 0 {
-		if txn, err = replaceSecret(view, txn, ledger.SecretAgentToken, newSecret(), rest); err != nil {
+		if txn, err = addSecret(view, txn, ledger.SecretAgentToken, newSecret(), rest); err != nil {
 			return ledger.Txn{}, "", err
 		}
 	}

@@ -91,18 +91,28 @@ func (m *member) keepSealed(ctx context.Context, view ledger.View, name string, 
 		return err
 	}
 	if !secret.Exists() {
-		return m.proposeSecret(ctx, name, func() (ledger.Txn, error) { return secret.Replace(ledger.Txn{}, newSecret(), to) })
+		return m.replaceSecret(ctx, secret, newSecret(), to)
 	}
 	if len(secret.Missing(to)) == 0 {
 		return nil
 	}
-	return m.proposeSecret(ctx, name, func() (ledger.Txn, error) {
-		text, err := secret.Open(m.agent.identity)
-		if err != nil {
-			return ledger.Txn{}, err
-		}
-		return secret.Extend(text, to)
-	})
+	text, err := secret.Open(m.agent.identity)
+	if err != nil {
+		return fmt.Errorf("seal %s anew: %w", name, err)
+	}
+	txn, err := secret.Extend(text, to)
+	if err != nil {
+		return err
+	}
+	return m.proposeSecret(ctx, txn)
+}
+
+func (m *member) replaceSecret(ctx context.Context, secret ledger.Secret, text []byte, to []peer.ID) error {
+	txn, err := secret.Replace(ledger.Txn{}, text, to)
+	if err != nil {
+		return err
+	}
+	return m.proposeSecret(ctx, txn)
 }
 
 // newSecret returns a token for Kubernetes.
@@ -112,12 +122,8 @@ func newSecret() []byte {
 	return []byte(hex.EncodeToString(raw))
 }
 
-func (m *member) proposeSecret(ctx context.Context, name string, sealed func() (ledger.Txn, error)) error {
-	txn, err := sealed()
-	if err != nil {
-		return fmt.Errorf("seal %s: %w", name, err)
-	}
-	_, err = m.ledger.Propose(ctx, txn)
+func (m *member) proposeSecret(ctx context.Context, txn ledger.Txn) error {
+	_, err := m.ledger.Propose(ctx, txn)
 	if errors.Is(err, ledger.ErrConflict) {
 		return nil // another coordinator was faster, and its secret counts
 	}

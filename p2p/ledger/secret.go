@@ -68,6 +68,8 @@ func (s Secret) Open(id *p2p.Identity) ([]byte, error) {
 // [Secret.Extend] seals it to the rest.
 func (s Secret) Replace(txn Txn, secret []byte, to []peer.ID) (Txn, error) {
 	first := s.first()
+	// A part that was added since s was read would keep the former secret.
+	txn = txn.If(s.freeKey(), 0)
 	txn, err := first.set(txn, secret, to[:min(len(to), maxRecipients)])
 	if err != nil {
 		return txn, err
@@ -125,11 +127,11 @@ func (s Secret) freeKey() string {
 func (p secretPart) set(txn Txn, secret []byte, to []peer.ID) (Txn, error) {
 	sealed, err := Seal(secret, to)
 	if err != nil {
-		return txn, err
+		return txn, fmt.Errorf("%s: %w", p.key, err)
 	}
 	value, err := sealed.Encode()
 	if err != nil {
-		return txn, err
+		return txn, fmt.Errorf("%s: %w", p.key, err)
 	}
 	return txn.If(p.key, p.index).Set(p.key, value), nil
 }

@@ -88,4 +88,11 @@ func TestASecretOfALargeSiteIsSealedInParts(t *testing.T) {
 	before := r.read()
 	require.Equal(t, outcomeCommitted, r.apply(r.read().Replace(Txn{}, []byte("newest"), rest)))
 	require.Equal(t, outcomeConflict, r.apply(before.Extend([]byte("new"), append(rest, gone.ID()))))
+
+	// Nor does one that is written at the same moment outlive a change.
+	before = r.read()
+	require.Equal(t, outcomeCommitted, r.apply(before.Extend([]byte("newest"), rest)))
+	require.Equal(t, outcomeConflict, r.apply(before.Replace(Txn{}, []byte("last"), rest)))
+	require.Equal(t, outcomeCommitted, r.apply(r.read().Replace(Txn{}, []byte("last"), rest)))
+	require.Len(t, r.read().parts, 1)
 }
