@@ -337,7 +337,7 @@ func (m *member) health(state roles.State) map[roles.NodeID]roles.Health {
 		f, heard := m.agent.factsOf(id)
 		h.Unheard = !heard
 		if heard {
-			h.Conflict = h.Conflict || f.Conflict
+			h.Conflict = h.Conflict || h.Alive && f.Conflict // who is off is in conflict with nobody
 			h.K8sReady = f.Kubernetes.NodeReady
 			h.CAHash = f.Kubernetes.CAHash
 			h.LANs = f.LANs

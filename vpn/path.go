@@ -121,9 +121,16 @@ func (s *pathState) shake(now time.Time) {
 	s.again(now)
 	if s.path == PathDirect {
 		// The peer learns where we are now by what WireGuard sends it.
-		s.assert, s.sentSince = true, now.Add(-doubtAfter)
+		s.assert = true
+		s.doubt(now)
 		s.unanswer, s.pinged = 0, time.Time{}
 	}
+}
+
+// doubt has a direct path looked at at once, as if nothing had come back for long.
+// What the device really sent is not known to be unanswered.
+func (s *pathState) doubt(now time.Time) {
+	s.sentSince, s.askedAnew = now.Add(-doubtAfter), now
 }
 
 // heard notes a ping of the peer's, and asks back where it came from.
@@ -218,7 +225,7 @@ func (s *pathState) watch(now time.Time, d deviceView, mapped bool, step *pathSt
 			// until then the device answers the way it was asked.
 			s.assert = true
 			if s.sentSince.IsZero() {
-				s.sentSince = now.Add(-doubtAfter)
+				s.doubt(now)
 			}
 		} else {
 			s.endpoint = d.endpoint // the peer moved, and WireGuard noticed first

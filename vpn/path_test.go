@@ -276,6 +276,10 @@ func TestNobodyIsAskedToForgetWhoIsSilentOrIsNotSpokenTo(t *testing.T) {
 	r := newPathRun(true, lanEndpoint)
 	r.pass(time.Hour, lanEndpoint)
 	require.Zero(t, r.asked)
+	r.shake(r.now) // the network changed, and nothing was said for an hour
+	r.pass(time.Minute, lanEndpoint)
+	require.Equal(t, PathDirect, r.path)
+	require.Zero(t, r.asked)
 
 	r = newPathRun(false, lanEndpoint)
 	for range 100 {
