@@ -209,6 +209,7 @@ func (m *Machine) launch(ctx context.Context, why string) (*run, error) {
 		return nil, err
 	}
 	m.run = r
+	m.opts.Snapshot = "" // what comes next is a boot
 	m.tell()
 	return r, nil
 }

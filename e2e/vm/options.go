@@ -52,7 +52,7 @@ type Options struct {
 	LogDir string
 	// ClockOffset is how far the machine's clock is ahead of this machine's when its power comes on.
 	ClockOffset time.Duration
-	// Snapshot is the snapshot of Disk (Machine.Save) to go on from in place of a boot.
+	// Snapshot is the snapshot of Disk (Machine.Save) to go on from in place of the first boot.
 	Snapshot string
 }
 

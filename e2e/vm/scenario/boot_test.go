@@ -65,8 +65,7 @@ func (m *machine) identity() string {
 
 func TestTheDataPathLivesWhileTheAgentRestarts(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	s := m.status()
 	device := m.sh("ip -o -4 address show | awk -v a=" + s.Address + " 'index($4, a \"/\") == 1 {print $2}'")
 	require.NotEmpty(t, device)

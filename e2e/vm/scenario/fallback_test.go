@@ -39,8 +39,7 @@ func requireFallenBack(t *testing.T, m *machine, failed pushed, reason string) {
 // upgraded is a machine with v1 that was given another image and is on its way into it.
 func upgraded(t *testing.T, k3s bool, p pushed) *machine {
 	t.Helper()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, k3s))})
-	m.waitReady()
+	m := formed(t, k3s, vm.Options{})
 	m.upgrade(p)
 	m.reboot()
 	return m
@@ -49,8 +48,7 @@ func upgraded(t *testing.T, k3s bool, p pushed) *machine {
 func TestAKernelThatRotsOnTheDiskIsPassedOver(t *testing.T) {
 	t.Parallel()
 	v2 := pushImage(t, "v2")
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	m.upgrade(v2)
 	// A byte of the kernel, in the slot and nowhere else.
 	m.sh(`set -e
@@ -119,8 +117,7 @@ func TestANodeWhoseOwnK3sNeverStartsEndsOnTheOldSlot(t *testing.T) {
 
 func TestRecoveryBootsWhenBothSlotsAreDestroyed(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	m.sh(`set -e
 mount -o remount,rw /run/initramfs/cos-state
 for slot in active passive; do

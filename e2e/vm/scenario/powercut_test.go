@@ -35,8 +35,7 @@ func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 func cutPower(t *testing.T, cuts int, random *rand.Rand) {
 	t.Helper()
 	images := []pushed{pushImage(t, "v2"), pushImage(t, "v3")}
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false)), Resets: 1000})
-	m.waitReady()
+	m := formed(t, false, vm.Options{Resets: 1000})
 
 	// How long an upgrade takes here, to spread the cuts over all of it.
 	begun := time.Now()

@@ -117,8 +117,7 @@ func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, conten
 // Not beside others: the registry, which it spoils, is that of all machines.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	v2 := pushImage(t, "v2")
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"
 	before, listing, boots := m.state(), m.sh(slots), m.Boots()
 	refused := func(name, command string, code int, pattern string) {

@@ -21,7 +21,7 @@ func twoMachines(t *testing.T, k3s bool, ahead time.Duration) (master, worker *m
 	var machines []*machine
 	for i := range 2 {
 		machines = append(machines, start(t, vm.Options{
-			Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, CPUs: 1, ClockOffset: time.Duration(i) * ahead,
+			Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, ClockOffset: time.Duration(i) * ahead,
 		}))
 	}
 	for _, m := range machines {
@@ -145,8 +145,7 @@ func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, 
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	before := m.status()
 	id := m.sh("cat /etc/machine-id")
 	m.sh("echo 1 >/usr/local/gone; echo 1 >/oem/kept; sync")

@@ -10,8 +10,7 @@ import (
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false))})
-	m.waitReady()
+	m := formed(t, false, vm.Options{})
 	identity := m.identity()
 	old := m.state()
 	require.Equal(t, "active", old.Booted)
