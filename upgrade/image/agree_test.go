@@ -48,6 +48,10 @@ func TestAHardLinkIntoTheDirectoryThatItReplacesIsMalformed(t *testing.T) {
 	requireAgreement(t, t, [][]file{{body}, {symlink("l", "a/b"), hardlink("a/b", "l/f")}})
 }
 
+func TestAHardLinkIsOfTheLayerThatMakesIt(t *testing.T) {
+	requireAgreement(t, t, [][]file{{symlink("a", "a")}, {hardlink("c/a", "a"), {name: "c/" + opaqueMarker}}})
+}
+
 type failer interface {
 	require.TestingT
 	Helper()

@@ -21,19 +21,24 @@ const (
 
 // survey is a tree as its layers make it, without its content: what it takes and what it is, known before a byte is written.
 type survey struct {
-	hash  bool // content too, for the identity of a plain tree
-	layer int
-	root  *node
+	hash bool // content too, for the identity of a plain tree
+	root *node
+	own  map[nameIn]bool // what this layer put where
 	// used is what the tree takes so far, in blocks of 4 KiB, a file with many names
 	// once; peak the most that it took on the way: a layer may replace what one below
 	// it brought.
 	used, peak int64
 }
 
+// nameIn is one that a file or directory has. It is no path: links give one thing many paths.
+type nameIn struct {
+	dir  *node
+	base string
+}
+
 type node struct {
 	children map[string]*node // of a directory
 	names    int
-	layer    int
 	header   *tar.Header
 	size     int64
 	sum      string
@@ -46,7 +51,7 @@ func newSurvey(hash bool) *survey {
 
 // add lays one more layer over the tree.
 func (s *survey) add(ctx context.Context, r io.Reader, layered bool, b *budget) error {
-	s.layer++
+	s.own = map[nameIn]bool{}
 	return eachEntry(ctx, r, layered, b, s.apply)
 }
 
@@ -62,15 +67,17 @@ func (s *survey) apply(e *entry) error {
 	if err != nil {
 		return err
 	}
-	n := &node{layer: s.layer}
+	n := &node{}
+	if old := parent.children[base]; e.Typeflag == tar.TypeDir && old != nil && old.children != nil {
+		n = old // the directory that it was
+	}
 	if s.hash || e.Typeflag == tar.TypeSymlink { // a million headers are a lot of memory
 		n.header = e.Header
 	}
 	switch e.Typeflag {
 	case tar.TypeDir:
-		n.children = map[string]*node{}
-		if old := parent.children[base]; old != nil && old.children != nil {
-			n.children = old.children
+		if n.children == nil {
+			n.children = map[string]*node{}
 		}
 	case tar.TypeLink:
 		dir, last, err := s.parent(e.target, false)
@@ -96,13 +103,11 @@ func (s *survey) apply(e *entry) error {
 func (s *survey) put(parent *node, base string, n *node) {
 	old := parent.children[base]
 	parent.children[base] = n
-	switch {
-	case old == n:
+	s.own[nameIn{parent, base}] = true
+	if old == n {
 		return
-	case old != nil && old.children != nil && n.children != nil:
-		n.names = old.names // the directory that it was
-		return
-	case old != nil:
+	}
+	if old != nil {
 		s.lose(old)
 	}
 	if n.names++; n.names == 1 {
@@ -183,18 +188,18 @@ func (s *survey) hide(e *entry) error {
 	return nil
 }
 
-// removeLower removes what lower layers put at name; what this layer put there or below stays.
-func (s *survey) removeLower(dir *node, name string) {
-	n := dir.children[name]
+// removeLower removes what lower layers put at base; what this layer put there or below stays.
+func (s *survey) removeLower(dir *node, base string) {
+	n := dir.children[base]
 	if n == nil {
 		return
 	}
 	for child := range maps.Clone(n.children) {
 		s.removeLower(n, child)
 	}
-	if n.layer != s.layer && len(n.children) == 0 {
+	if !s.own[nameIn{dir, base}] && len(n.children) == 0 {
 		s.lose(n)
-		delete(dir.children, name)
+		delete(dir.children, base)
 	}
 }
 
@@ -223,7 +228,7 @@ func (s *survey) create(name string) (*node, error) {
 	if up.children[base] != nil {
 		return nil, fmt.Errorf("%w: %q is a link to nothing", ErrMalformed, short(name))
 	}
-	n := &node{layer: s.layer, children: map[string]*node{}}
+	n := &node{children: map[string]*node{}}
 	s.put(up, base, n)
 	return n, nil
 }
