@@ -404,7 +404,8 @@ func (h *history) settle(t *rapid.T) {
 		h.heard[id], h.machines[id].Conflict, h.machines[id].lease = true, false, false
 	}
 	h.takeOffice(h.coordinator)
-	for range 12 {
+	// One replacement takes up to four rounds, and they come one after another.
+	for range 12 + 4*len(h.ids()) {
 		h.clear()
 		if h.state.Replacement != nil {
 			h.execute(*h.state.Replacement)
