@@ -75,12 +75,12 @@ VMTEST = MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build
 .PHONY: e2e-vm
 e2e-vm: build ## every scenario on booted machines (QEMU), five power cuts included; MUSTER_VM_LOGS=DIR keeps consoles
 	e2e/vm/prepare
-	$(VMTEST) -timeout 60m -parallel 1 ./e2e/vm/scenario
+	$(VMTEST) -timeout 60m ./e2e/vm/scenario
 
 .PHONY: e2e-powercut
 e2e-powercut: build ## N power cuts (50) at random moments (SEED) of upgrades
 	e2e/vm/prepare
-	MUSTER_POWERCUTS=$(or $(N),50) MUSTER_SEED=$(SEED) $(VMTEST) -timeout 0 -parallel 1 -run WheneverThePowerIsCut ./e2e/vm/scenario
+	MUSTER_POWERCUTS=$(or $(N),50) MUSTER_SEED=$(SEED) $(VMTEST) -timeout 0 -run WheneverThePowerIsCut ./e2e/vm/scenario
 
 .PHONY: bench-vm
 bench-vm: build ## split a boot by phase; an upgrade against dd

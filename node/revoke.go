@@ -39,10 +39,7 @@ func (a *Agent) rotateToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	view, _, err := m.view()
-	if err != nil {
-		return "", err
-	}
+	view := m.ledger.View()
 	txn, token, err := m.rotate(view, ledger.Txn{}, tokenRecipients(view))
 	if err != nil {
 		return "", err

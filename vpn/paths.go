@@ -404,21 +404,19 @@ func (p *Paths) proxyFor(id string) *proxy {
 	if p.closed || p.carrier == nil {
 		return nil
 	}
-	for _, peer := range p.peers {
-		if peer.peer.ID != id {
-			continue
-		}
-		if peer.proxy == nil {
-			x, err := newProxy(id, p.vpn.port(), p.carrier, p.log)
-			if err != nil {
-				p.log.Warn("no relay", "error", err)
-				return nil
-			}
-			peer.proxy = x
-		}
-		return peer.proxy
+	peer := p.find(id)
+	if peer == nil {
+		return nil // not a peer, or not any more
 	}
-	return nil // not a peer, or not any more
+	if peer.proxy == nil {
+		x, err := newProxy(id, p.vpn.port(), p.carrier, p.log)
+		if err != nil {
+			p.log.Warn("no relay", "error", err)
+			return nil
+		}
+		peer.proxy = x
+	}
+	return peer.proxy
 }
 
 // round begins one because the peer does: what both send at once opens the
@@ -428,11 +426,9 @@ func (p *Paths) round(id string) {
 	p.mu.Lock()
 	var targets []netip.AddrPort
 	var found *peerPath
-	for _, peer := range p.peers {
-		if peer.peer.ID == id && peer.state.path != PathDirect && now.Sub(peer.state.backed) >= pingPause/2 {
-			peer.state.backed = now
-			found, targets = peer, peer.state.targets()
-		}
+	if peer := p.find(id); peer != nil && peer.state.path != PathDirect && now.Sub(peer.state.backed) >= pingPause/2 {
+		peer.state.backed = now
+		found, targets = peer, peer.state.targets()
 	}
 	p.mu.Unlock()
 	for _, to := range targets {
@@ -440,15 +436,23 @@ func (p *Paths) round(id string) {
 	}
 }
 
+// find returns a peer by its ID, or nil. The caller holds p.mu.
+func (p *Paths) find(id string) *peerPath {
+	for _, peer := range p.peers {
+		if peer.peer.ID == id {
+			return peer
+		}
+	}
+	return nil
+}
+
 // anew makes a peer anew that has no session and whose handshakes are not taken.
 func (p *Paths) anew(id string) {
 	now := time.Now()
 	p.mu.Lock()
 	var who Peer
-	for _, peer := range p.peers {
-		if peer.peer.ID == id && now.Sub(peer.renewed) >= anewPause/2 {
-			peer.renewed, who = now, peer.peer
-		}
+	if peer := p.find(id); peer != nil && now.Sub(peer.renewed) >= anewPause/2 {
+		peer.renewed, who = now, peer.peer
 	}
 	p.mu.Unlock()
 	if who.ID == "" {

@@ -25,7 +25,6 @@ const bootedCopies = 16
 // The fast loop over all steps of an upgrade (package upgrade) judges copies of small disks. Here the disk is a real one: what an upgrade
 // has written of it at some of its steps, all renames among them, boots.
 func TestCopiesTakenInTheMiddleOfAnUpgradeBoot(t *testing.T) {
-	t.Parallel()
 	v2 := pushImage(t, "v2")
 	dir, err := os.MkdirTemp(work, "copies-")
 	require.NoError(t, err)

@@ -14,7 +14,6 @@ import (
 
 // A machine that runs puts another image on a second disk of its own; that disk then boots by itself, with both kinds of firmware.
 func TestAnInstalledDiskBoots(t *testing.T) {
-	t.Parallel()
 	v2 := pushImage(t, "v2")
 	dir, err := os.MkdirTemp(work, "install-")
 	require.NoError(t, err)

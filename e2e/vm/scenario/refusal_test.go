@@ -114,7 +114,6 @@ func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, conten
 }
 
 // An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
-// Not beside others: the registry, which it spoils, is that of all machines.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	v2 := pushImage(t, "v2")
 	m := formed(t, false, vm.Options{})

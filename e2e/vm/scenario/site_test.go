@@ -144,7 +144,6 @@ func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
 func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, s.Address} }
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
-	t.Parallel()
 	m := formed(t, false, vm.Options{})
 	before := m.status()
 	id := m.sh("cat /etc/machine-id")

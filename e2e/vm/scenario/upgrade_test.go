@@ -9,7 +9,6 @@ import (
 )
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
-	t.Parallel()
 	m := formed(t, false, vm.Options{})
 	identity := m.identity()
 	old := m.state()
