@@ -9,8 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // hashes returns "HEX64  /path" of every regular file of the tree but those that describe it, sorted by path.
@@ -36,19 +39,26 @@ func hashes(ctx context.Context, tree string) (lines []string, err error) {
 		return nil, err
 	}
 	slices.Sort(paths)
-	for _, path := range paths {
-		sum, err := hashFile(ctx, filepath.Join(tree, path))
-		if err != nil {
-			return nil, err
-		}
-		// Names may hold a newline; sha256sum marks such a line and escapes it.
-		mark, name := "", "/"+path
-		if strings.ContainsAny(name, "\\\n") {
-			mark, name = "\\", strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(name)
-		}
-		lines = append(lines, fmt.Sprintf("%s%x  %s", mark, sum, name))
+	lines = make([]string, len(paths))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i, path := range paths {
+		group.Go(func() error {
+			sum, err := hashFile(ctx, filepath.Join(tree, path))
+			lines[i] = hashLine(sum, "/"+path)
+			return err
+		})
 	}
-	return lines, nil
+	return lines, group.Wait()
+}
+
+// hashLine is one of sha256sum. Names may hold a newline: such a line is marked, and the name escaped.
+func hashLine(sum []byte, name string) string {
+	mark := ""
+	if strings.ContainsAny(name, "\\\n") {
+		mark, name = "\\", strings.NewReplacer(`\`, `\\`, "\n", `\n`).Replace(name)
+	}
+	return fmt.Sprintf("%s%x  %s", mark, sum, name)
 }
 
 func hashFile(ctx context.Context, path string) ([]byte, error) {

@@ -36,7 +36,7 @@ type Progress struct {
 type Image struct {
 	identity Identity
 	bytes    int64 // what its files take
-	exact    bool  // bytes was counted
+	known    bool  // bytes and identity are all that reading through could tell
 	limit    int64 // of what may come out of its layers
 	layers   []layer
 	layered  bool // whiteouts are whiteouts
@@ -79,13 +79,13 @@ func (i *Image) Identity() Identity { return i.identity }
 
 // Bytes returns what the files of the image take when they are unpacked, in blocks of 4 KiB: exact for dir: and file:, for
 // what Pack made, and for the others after Pull; three times the download before. Where a layer replaces or removes what
-// one below it brought it is the most that is taken on the way.
+// one below it brought it is the most that is taken on the way, or as much as all layers announce.
 func (i *Image) Bytes() int64 { return i.bytes }
 
-// Pull brings every blob of the image into the cache, and reads through them once: afterwards Bytes is exact, and it is
-// known that the image can be unpacked. Nothing is pulled twice.
+// Pull brings every blob of the image into the cache, and reads through them once unless the image announces what it takes:
+// afterwards Bytes is the room that unpacking it needs. Nothing is pulled twice.
 func (i *Image) Pull(ctx context.Context) error {
-	if i.exact && i.blobs == nil {
+	if i.known && i.blobs == nil {
 		return nil
 	}
 	var all []v1.Descriptor
@@ -95,7 +95,7 @@ func (i *Image) Pull(ctx context.Context) error {
 	if err := i.blobs.pull(ctx, all, i.progress); err != nil {
 		return err
 	}
-	if i.exact {
+	if i.known {
 		return nil
 	}
 	i.progress(Progress{Step: "read through"})
@@ -109,7 +109,7 @@ func (i *Image) Pull(ctx context.Context) error {
 
 // learn takes what only the content says.
 func (i *Image) learn(s *survey) {
-	i.bytes, i.exact = s.peak, true
+	i.bytes, i.known = s.peak, true
 	if i.identity.Version == "" {
 		i.identity.Version = cleanVersion(s.release()["IMAGE_VERSION"])
 	}
@@ -217,14 +217,16 @@ func (i *Image) oneLayer(ctx context.Context, l layer, add addLayer, b *budget) 
 	defer plain.Close()
 	bounded := &boundedReader{plain, b.bytes + int64(b.entries)*1024 + headerBytes}
 	sum := sha256.New()
-	content := io.TeeReader(bounded, sum)
-	if err := add(ctx, content, i.layered, b); err != nil {
+	hashed := beside(bounded, sum)
+	defer hashed.Close()
+	if err := add(ctx, hashed, i.layered, b); err != nil {
 		return err
 	}
 	// What follows the end of the archive belongs to the digest too.
-	if _, err := io.Copy(io.Discard, contextReader{ctx, content}); err != nil {
+	if _, err := io.Copy(io.Discard, contextReader{ctx, hashed}); err != nil {
 		return unreadable(ctx, err)
 	}
+	hashed.Close()
 	return checkSum("content of the layer", sum, l.diffID)
 }
 

@@ -80,6 +80,12 @@ func zipped(t testing.TB, data []byte) []byte {
 // layoutOf writes an OCI layout of the layers (uncompressed tars) and returns its folder and the digest of the manifest.
 func layoutOf(t testing.TB, platform string, layers ...[]byte) (string, v1.Hash) {
 	t.Helper()
+	return announcedLayout(t, platform, nil, layers...)
+}
+
+// announcedLayout is a layoutOf of which the first layers announce what they take.
+func announcedLayout(t testing.TB, platform string, announced []string, layers ...[]byte) (string, v1.Hash) {
+	t.Helper()
 	out := t.TempDir()
 	w := blobWriter{filepath.Join(out, "blobs", "sha256")}
 	require.NoError(t, os.MkdirAll(w.dir, 0o755))
@@ -88,13 +94,16 @@ func layoutOf(t testing.TB, platform string, layers ...[]byte) (string, v1.Hash)
 	config := v1.ConfigFile{OS: p.OS, Architecture: p.Architecture, RootFS: v1.RootFS{Type: "layers"}}
 	config.Config.Labels = map[string]string{labelVersion: "v1.2.3"}
 	m := v1.Manifest{SchemaVersion: 2, MediaType: types.OCIManifestSchema1}
-	for _, l := range layers {
+	for n, l := range layers {
 		b, err := w.create()
 		require.NoError(t, err)
 		_, err = b.Write(zipped(t, l))
 		require.NoError(t, err)
 		d, err := b.commit(types.OCILayer)
 		require.NoError(t, err)
+		if n < len(announced) {
+			d.Annotations = map[string]string{annotationBytes: announced[n]}
+		}
 		m.Layers = append(m.Layers, d)
 		config.RootFS.DiffIDs = append(config.RootFS.DiffIDs, sha256Of(l))
 	}

@@ -22,8 +22,9 @@ const (
 	maxNesting = 3
 
 	labelVersion = "org.opencontainers.image.version"
-	// labelBytes is what Bytes says, announced by Pack so that space can be checked before anything is fetched.
-	labelBytes = "io.github.muster-edge.bytes"
+	// annotationBytes of a layer is what its files take, in bytes as Bytes counts them. Pack announces it, so that space can be
+	// checked before anything is fetched. A label of the image would be inherited by what others build on it.
+	annotationBytes = "io.github.muster-edge.bytes"
 )
 
 func sha256Of(data []byte) v1.Hash {
@@ -156,7 +157,7 @@ func openManifest(ctx context.Context, store blobs, raw []byte, want v1.Platform
 	i := &Image{blobs: store, layered: true, progress: progress, identity: Identity{
 		ID: sha256Of(raw).Hex, Version: cleanVersion(config.Config.Labels[labelVersion]), Platform: want.String(),
 	}}
-	var packed int64
+	var packed, announced int64
 	for n, d := range m.Layers {
 		diffID := config.RootFS.DiffIDs[n]
 		if err := checkDescriptor(d, 1<<40); err != nil {
@@ -166,13 +167,24 @@ func openManifest(ctx context.Context, store blobs, raw []byte, want v1.Platform
 			return nil, err
 		}
 		packed += d.Size
+		announced = plus(announced, d.Annotations[annotationBytes])
 		i.layers = append(i.layers, layer{blob: d, diffID: diffID})
 	}
 	i.bytes, i.limit = packed*usualGrowth, packed*maxGrowth+tarRoom
-	if announced, err := strconv.ParseInt(config.Config.Labels[labelBytes], 10, 64); err == nil && announced > 0 && announced < i.limit {
+	if announced > 0 && announced < i.limit {
 		i.bytes, i.limit = announced, announced
+		i.known = i.identity.Version != ""
 	}
 	return i, nil
+}
+
+// plus adds what a layer announces to what those before it do; -1 is for layers of which one announces nothing.
+func plus(sum int64, annotation string) int64 {
+	bytes, err := strconv.ParseInt(annotation, 10, 64)
+	if sum < 0 || err != nil || bytes < 0 || sum+bytes < sum {
+		return -1
+	}
+	return sum + bytes
 }
 
 // checked refuses content that is not what its descriptor says.

@@ -76,7 +76,8 @@ func pack(ctx context.Context, o PackOptions) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	labels := map[string]string{labelBytes: strconv.FormatInt(size, 10)}
+	layer.Annotations = map[string]string{annotationBytes: strconv.FormatInt(size, 10)}
+	labels := map[string]string{}
 	if o.Version != "" {
 		labels[labelVersion] = o.Version
 	}

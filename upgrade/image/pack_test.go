@@ -126,12 +126,42 @@ func TestWhatCannotBePackedIsRefused(t *testing.T) {
 }
 
 func TestMoreThanAnnouncedIsRefused(t *testing.T) {
-	root, out := fullTree(t), t.TempDir()
-	_, err := Pack(t.Context(), PackOptions{Root: root, Platform: "linux/amd64", Out: out, Labels: map[string]string{labelBytes: "4096"}})
-	require.NoError(t, err)
+	out, _ := announcedLayout(t, "linux/amd64", []string{"4096"}, tarOf(t, file{name: "x", body: noise(100 << 10)}))
 	to := filepath.Join(t.TempDir(), "tree")
 	require.ErrorIs(t, open(t, "ocifile:"+out, Options{}).Unpack(t.Context(), to, nil), ErrTooLarge)
 	require.NoDirExists(t, to)
+}
+
+func TestOnlyWhatIsNotAnnouncedIsReadThrough(t *testing.T) {
+	ours, more := tarOf(t, file{name: "x", body: noise(8 << 10)}), tarOf(t, file{name: "y", body: noise(40 << 10)})
+	for name, c := range map[string]struct {
+		announced   []string
+		before      int64 // 0 is a guess
+		readThrough bool
+	}{
+		"all layers":               {[]string{"8192", "40960"}, 49152, false},
+		"more than it takes":       {[]string{"8192", "81920"}, 90112, false},
+		"what was built on ours":   {[]string{"8192"}, 0, true},
+		"nothing":                  {nil, 0, true},
+		"less than nothing":        {[]string{"-8192", "81920"}, 0, true},
+		"no number":                {[]string{"8192", "40 KiB"}, 0, true},
+		"more than a number":       {[]string{"9223372036854775807", "9223372036854775807"}, 0, true},
+		"more than can come of it": {[]string{"8192", "1000000000000"}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, _ := announcedLayout(t, "linux/amd64", c.announced, ours, more)
+			readThrough := false
+			i := open(t, "ocifile:"+out, Options{Progress: func(p Progress) { readThrough = readThrough || p.Step == "read through" }})
+			if c.before != 0 {
+				require.Equal(t, c.before, i.Bytes())
+			}
+			require.NoError(t, i.Unpack(t.Context(), t.TempDir(), nil))
+			require.Equal(t, c.readThrough, readThrough)
+			if c.readThrough {
+				require.EqualValues(t, 49152, i.Bytes())
+			}
+		})
+	}
 }
 
 func TestArchivesOfDockerAreRead(t *testing.T) {

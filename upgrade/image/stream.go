@@ -6,6 +6,7 @@ import (
 	"compress/bzip2"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 
@@ -93,4 +94,27 @@ func (b *boundedReader) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("%w: it decompresses to more than it announced", ErrTooLarge)
 	}
 	return n, err
+}
+
+// besideReader hashes what is read through it, on another core: hashing takes as long as decompressing does.
+type besideReader struct {
+	io.Reader
+	pipe *io.PipeWriter
+	done chan struct{}
+}
+
+// beside returns a reader of r that writes all that is read to sum. The sum is complete when it is closed.
+func beside(r io.Reader, sum hash.Hash) *besideReader {
+	out, in := io.Pipe()
+	b := &besideReader{io.TeeReader(r, in), in, make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		_, _ = io.Copy(sum, out) // neither fails
+	}()
+	return b
+}
+
+func (b *besideReader) Close() {
+	_ = b.pipe.Close() // never fails
+	<-b.done
 }

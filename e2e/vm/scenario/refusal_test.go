@@ -26,14 +26,11 @@ import (
 	"github.com/muster-edge/muster/e2e/vm"
 )
 
-// bytesLabel is what an image says its files take.
-const bytesLabel = "io.github.muster-edge.bytes"
-
 // cosignMade are images that cosign itself has signed, and the keys.
 const cosignMade = top + "/upgrade/image/testdata/cosign/"
 
 // smallImage is in the registry and no operating system: what is wrong with it comes out before that.
-func smallImage(t *testing.T, tag string, change func(*v1.ConfigFile), file tar.Header, body []byte) (pushed, v1.Hash) {
+func smallImage(t *testing.T, tag string, change func(*v1.ConfigFile), file tar.Header, body []byte, announced ...string) (pushed, v1.Hash) {
 	t.Helper()
 	var content bytes.Buffer
 	w := tar.NewWriter(&content)
@@ -44,7 +41,11 @@ func smallImage(t *testing.T, tag string, change func(*v1.ConfigFile), file tar.
 	require.NoError(t, w.Close())
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content.Bytes())), nil })
 	require.NoError(t, err)
-	img, err := mutate.AppendLayers(empty.Image, layer)
+	addition := mutate.Addendum{Layer: layer}
+	if len(announced) > 0 {
+		addition.Annotations = map[string]string{bytesAnnotation: announced[0]}
+	}
+	img, err := mutate.Append(empty.Image, addition)
 	require.NoError(t, err)
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
@@ -154,7 +155,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 
 	large, _ := smallImage(t, "large", nil, tar.Header{Name: "x"}, make([]byte, 1<<30))
 	refused("larger than a slot can be", upgradeCommand(large), 1, `not enough space.*MiB are free`)
-	lies, _ := smallImage(t, "lies", func(c *v1.ConfigFile) { c.Config.Labels[bytesLabel] = "1000000" }, tar.Header{Name: "x"}, make([]byte, 128<<20))
+	lies, _ := smallImage(t, "lies", nil, tar.Header{Name: "x"}, make([]byte, 128<<20), "1000000")
 	refused("larger than it says", upgradeCommand(lies), 1, "too large")
 
 	blobs, _ := smallImage(t, "blobs", nil, tar.Header{Name: "x"}, noise(4<<20))
