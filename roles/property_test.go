@@ -192,7 +192,7 @@ func (h *history) next(t *rapid.T) []Decision {
 		switch d := d.(type) {
 		case StartEpoch:
 			if d.Supersedes > 0 {
-				h.checkGone(t, h.state.Epoch.Init)
+				h.checkGone(t, before)
 			}
 			require.True(t, h.inService(d.Init) || d.Supersedes == 0, "a dead master takes over")
 			require.False(t, h.machines[d.Init].Conflict, "planned with an identity conflict")
@@ -212,8 +212,9 @@ func (h *history) next(t *rapid.T) []Decision {
 }
 
 // checkGone is the rule of supersession seen from outside: the coordinator in office has itself seen the node dead.
-func (h *history) checkGone(t *rapid.T, id NodeID) {
-	if m, known := h.state.member(id); !known || m.Removed {
+func (h *history) checkGone(t *rapid.T, state State) {
+	id := state.Epoch.Init
+	if m, known := state.member(id); !known || m.Removed {
 		return
 	}
 	require.False(t, h.inService(id), "a live init master is superseded")
@@ -436,6 +437,17 @@ func (h *history) checkEverybodyHasARoleOrAReason(t *rapid.T, plan Plan) {
 	}
 }
 
+// etcdWasRemoved tells whether so many of etcd's members were thrown out of the site, one by one, that nothing can bring it back.
+func (h *history) etcdWasRemoved() bool {
+	removed := 0
+	for _, owner := range h.etcd {
+		if m, _ := h.state.member(owner); m.Removed {
+			removed++
+		}
+	}
+	return removed > 0 && removed >= (len(h.etcd)+1)/2
+}
+
 func (h *history) checkClusterIsThere(t *rapid.T) {
 	s := h.state
 	masters := slices.DeleteFunc(s.live(), func(m Member) bool { return !s.Roles[m.ID].IsMaster() })
@@ -444,6 +456,9 @@ func (h *history) checkClusterIsThere(t *rapid.T) {
 	}
 	require.NotNil(t, s.Epoch)
 	if init, _ := s.member(s.Epoch.Init); init.Removed && !s.Policy.HA {
+		return
+	}
+	if h.etcdWasRemoved() {
 		return
 	}
 	require.NotEmpty(t, s.Epoch.CAHash, "no cluster in the end")

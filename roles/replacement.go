@@ -327,13 +327,8 @@ func (p *planner) superviseMaster(id NodeID) {
 func (p *planner) etcdObjects(id NodeID, after time.Duration) string {
 	h := p.Health[id]
 	switch {
-	case !p.state.hasEtcd() || h.EtcdMember == "" && !p.state.formed():
-		return ""
-	case h.EtcdMember == "":
-		if p.servingOthers(id) > 0 {
-			return "" // removed already, and died before it came back
-		}
-		return "no other master's etcd answers"
+	case !p.state.hasEtcd() || h.EtcdMember == "":
+		return "" // it never was one, or was removed already and died before it came back
 	case !h.EtcdDead:
 		return "etcd on another master still reaches it, or has not said"
 	case min(h.EtcdDeadFor, p.Now) < after && p.state.formed():
@@ -363,12 +358,11 @@ func (p *planner) needed(id NodeID) string {
 			members++
 		}
 	}
-	// The removal is decided by the members that there are, and those that are left decide what follows.
-	now := serving
-	if p.Health[id].EtcdServing && p.alive(id) {
-		now++
-	}
-	if p.Health[id].EtcdMember != "" && (now < members/2+1 || serving < (members-1)/2+1) {
+	// Its Kubernetes stops first, so the others decide the removal.
+	switch {
+	case serving == 0:
+		return "no other master's etcd answers: its data may be the only copy"
+	case p.Health[id].EtcdMember != "" && serving < members/2+1:
 		return fmt.Sprintf("of the %d members of etcd %d others answer, which is no majority without it", members, serving)
 	}
 	return ""

@@ -139,7 +139,7 @@ func (s *simulation) input() Input {
 		}
 		h.HoldsLease, h.Votes = m.lease, m.votes
 		if member := s.memberOf(id); member != "" && s.etcdServes() {
-			h.EtcdMember, h.EtcdServing, h.EtcdDead = member, h.Alive, !h.Alive
+			h.EtcdMember, h.EtcdServing, h.EtcdDead = member, s.serves(id), !s.serves(id)
 			if h.EtcdDead {
 				h.EtcdDeadFor = s.now - s.lastSeen[id]
 			}
@@ -165,11 +165,14 @@ func (s *simulation) memberOf(id NodeID) string {
 	return ""
 }
 
+// serves tells whether a machine's etcd answers: it has one only while its Kubernetes runs.
+func (s *simulation) serves(id NodeID) bool { return s.inService(id) && s.machines[id].ready }
+
 // etcdServes tells whether a majority of etcd's members is there.
 func (s *simulation) etcdServes() bool {
 	serving := 0
 	for _, owner := range s.etcd {
-		if s.inService(owner) {
+		if s.serves(owner) {
 			serving++
 		}
 	}
@@ -239,6 +242,9 @@ func (s *simulation) commitCA(id NodeID, epoch int, hash string) error {
 		return fmt.Errorf("%s may not commit a CA hash for epoch %d", id, epoch)
 	case current.CAHash != "":
 		return fmt.Errorf("epoch %d has a CA hash", epoch)
+	}
+	if m, _ := s.state.member(id); m.Removed {
+		return fmt.Errorf("%s is no member", id)
 	}
 	next := s.state.clone()
 	next.Epoch.CAHash = hash
