@@ -38,32 +38,8 @@ folder (TMPDIR), which takes root.`,
 		Example: `  muster image check dir:build/root
   muster image check oci:registry.example/box:v7 --key cosign.pub`,
 	}
-	asJSON := output(c)
-	options := sourceFlags(c)
-	platformFlag(c)
-	c.ValidArgsFunction = completeOneReference
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		inJSON, err := asJSON()
-		if err != nil {
-			return err
-		}
-		o, err := options()
-		if err != nil {
-			return err
-		}
-		if _, err := image.Parse(args[0]); err != nil {
-			return usage(err)
-		}
-		progress := startMeter(c.Context(), c.ErrOrStderr())
-		defer progress.close()
-		o.Progress = progress.image
-		progress.report("look at "+args[0], 0, 0)
-		i, err := openImage(c, args[0], o)
-		if err != nil {
-			return osError(interrupted(err, "nothing was written"))
-		}
-		defer func() { err = errors.Join(err, i.Close()) }()
-		root, isDir := strings.CutPrefix(args[0], "dir:")
+	aboutImage(c, func(at opened) error {
+		root, isDir := strings.CutPrefix(at.ref, "dir:")
 		if !isDir {
 			tmp, err := os.MkdirTemp("", "muster-check-")
 			if err != nil {
@@ -71,14 +47,49 @@ folder (TMPDIR), which takes root.`,
 			}
 			defer os.RemoveAll(tmp)
 			root = filepath.Join(tmp, "root")
-			if err := i.Unpack(c.Context(), root, progress.image); err != nil {
+			if err := at.Unpack(c.Context(), root, at.progress.image); err != nil {
 				return osError(interrupted(err, "nothing was written"))
 			}
 		}
-		progress.close()
-		return reportMissing(c, args[0], image.Check(root, o.Platform), inJSON)
-	}
+		at.progress.close()
+		return reportMissing(c, at.ref, image.Check(root, at.options.Platform), at.inJSON)
+	})
 	return c
+}
+
+// opened is the image that a command is about.
+type opened struct {
+	*image.Image
+	ref      string
+	options  image.Options
+	progress *meter
+	inJSON   bool
+}
+
+// aboutImage makes c a command about the image that its argument names.
+func aboutImage(c *cobra.Command, do func(opened) error) {
+	asJSON := output(c)
+	options := sourceFlags(c)
+	platformFlag(c)
+	c.ValidArgsFunction = completeOneReference
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		at := opened{ref: args[0]}
+		if at.inJSON, err = asJSON(); err != nil {
+			return err
+		}
+		if at.options, err = options(); err != nil {
+			return err
+		}
+		at.progress = startMeter(c.Context(), c.ErrOrStderr())
+		defer at.progress.close()
+		at.options.Progress = at.progress.image
+		at.progress.report("look at "+at.ref, 0, 0)
+		if at.Image, err = openImage(c, at.ref, at.options); err != nil {
+			return osError(interrupted(err, "nothing was written"))
+		}
+		defer func() { err = errors.Join(err, at.Close()) }()
+		return do(at)
+	}
 }
 
 // reportMissing prints what is missing; that something is makes the exit code 1.
@@ -155,36 +166,24 @@ size is exact for what muster image pack made and for trees, else three times th
 download. With --key the signature is checked.`,
 		Example: `  muster image inspect oci:registry.example/box:v7 -o json`,
 	}
-	asJSON := output(c)
-	options := sourceFlags(c)
-	platformFlag(c)
-	c.ValidArgsFunction = completeOneReference
-	c.RunE = func(c *cobra.Command, args []string) (err error) {
-		inJSON, err := asJSON()
-		if err != nil {
-			return err
-		}
-		o, err := options()
-		if err != nil {
-			return err
-		}
-		i, err := openImage(c, args[0], o)
-		if err != nil {
-			return osError(interrupted(err, "nothing was written"))
-		}
-		defer func() { err = errors.Join(err, i.Close()) }()
+	aboutImage(c, func(at opened) error {
 		found := struct {
 			Ref string `json:"ref"`
 			image.Identity
 			Bytes    int64 `json:"bytes"`
 			Verified bool  `json:"verified"`
-		}{args[0], i.Identity(), i.Bytes(), o.Key != nil}
-		if inJSON {
+		}{at.ref, at.Identity(), at.Bytes(), at.options.Key != nil}
+		at.progress.close()
+		if at.inJSON {
 			return printIndented(c, found)
 		}
-		_, err = fmt.Fprintf(c.OutOrStdout(), "id        %s\nversion   %s\nplatform  %s\nsize      %s\nverified  %s\n",
-			found.ID, found.Version, found.Platform, bytesText(found.Bytes), map[bool]string{true: "yes, the signature is valid under the key", false: "no: without --key nobody looked"}[found.Verified])
+		verified := "no: without --key nobody looked"
+		if found.Verified {
+			verified = "yes, the signature is valid under the key"
+		}
+		_, err := fmt.Fprintf(c.OutOrStdout(), "id        %s\nversion   %s\nplatform  %s\nsize      %s\nverified  %s\n",
+			found.ID, found.Version, found.Platform, bytesText(found.Bytes), verified)
 		return err
-	}
+	})
 	return c
 }
