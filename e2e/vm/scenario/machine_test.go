@@ -23,7 +23,7 @@ const (
 	// upgradeTime is for an image to be pulled and a slot to be written, installTime for three.
 	upgradeTime = 10 * time.Minute
 	installTime = 15 * time.Minute
-	readyTime   = 8 * time.Minute
+	readyTime   = 15 * time.Minute
 	// fallTime is for an image to be tried as often as it may be and for the old one to boot.
 	fallTime = 15 * time.Minute
 	// healthDeadline is in the cloud-config of all machines.
