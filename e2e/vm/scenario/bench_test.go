@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"regexp"
@@ -66,8 +67,11 @@ func BenchmarkUpgrade(b *testing.B) {
 	fmt.Fprintf(table, "what\tMB written\tMB received\tseconds\n")
 	measure := func(what, script string) {
 		written, received := m.counters()
+		ctx, cancel := context.WithTimeout(b.Context(), upgradeTime)
+		defer cancel()
 		begun := time.Now()
-		m.sh(script + "; sync")
+		out, err := m.Run(ctx, script+"; sync")
+		require.NoError(b, err, out)
 		took := time.Since(begun)
 		writtenAfter, receivedAfter := m.counters()
 		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.1f\n", what, float64(writtenAfter-written)/1e6, float64(receivedAfter-received)/1e6, took.Seconds())
