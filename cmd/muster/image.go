@@ -80,6 +80,9 @@ func aboutImage(c *cobra.Command, do func(opened) error) {
 		if at.options, err = options(); err != nil {
 			return err
 		}
+		if _, err := image.Parse(at.ref); err != nil {
+			return usage(err)
+		}
 		at.progress = startMeter(c.Context(), c.ErrOrStderr())
 		defer at.progress.close()
 		at.options.Progress = at.progress.image

@@ -82,8 +82,8 @@ func (i *Image) Identity() Identity { return i.identity }
 // one below it brought it is the most that is taken on the way, or as much as all layers announce.
 func (i *Image) Bytes() int64 { return i.bytes }
 
-// Pull brings every blob of the image into the cache, and reads through them once unless the image announces what it takes:
-// afterwards Bytes is the room that unpacking it needs. Nothing is pulled twice.
+// Pull brings every blob of the image into the cache, and reads through them once unless the image says what it takes and
+// its version: afterwards Bytes is the room that unpacking it needs. Nothing is pulled twice.
 func (i *Image) Pull(ctx context.Context) error {
 	if i.known && i.blobs == nil {
 		return nil
