@@ -30,6 +30,7 @@ func requireLayoutOf(t *testing.T, m *machine, version string) {
 }
 
 func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, newDisk(t, "plain", siteConfig(t, 1, false)))})
 	m.waitReady()
 	requireLayout(t, m)
@@ -47,6 +48,7 @@ func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 }
 
 func TestAUEFIMachineBootsTheSameDisk(t *testing.T) {
+	t.Parallel()
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false)), Firmware: vm.UEFI})
 	m.waitReady()
 	requireLayout(t, m)
@@ -63,6 +65,7 @@ func (m *machine) identity() string {
 }
 
 func TestTheDataPathLivesWhileTheAgentRestarts(t *testing.T) {
+	t.Parallel()
 	m := formed(t, false, vm.Options{})
 	s := m.status()
 	device := m.sh("ip -o -4 address show | awk -v a=" + s.Address + " 'index($4, a \"/\") == 1 {print $2}'")

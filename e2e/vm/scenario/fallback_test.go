@@ -46,6 +46,7 @@ func upgraded(t *testing.T, k3s bool, p pushed) *machine {
 }
 
 func TestAKernelThatRotsOnTheDiskIsPassedOver(t *testing.T) {
+	t.Parallel()
 	v2 := pushImage(t, "v2")
 	m := formed(t, false, vm.Options{})
 	m.upgrade(v2)
@@ -78,15 +79,18 @@ mount -o remount,ro /run/initramfs/cos-state`)
 }
 
 func TestAnImageWithoutAKernelEndsOnTheOldSlot(t *testing.T) {
+	t.Parallel()
 	bad := pushImage(t, "v2-bad-kernel", "bad-kernel")
 	requireFallenBack(t, upgraded(t, false, bad), bad, "boot loader cannot start")
 }
 
 func TestAPanicEndsOnTheOldSlot(t *testing.T) {
+	t.Parallel()
 	requireNeverProvedGood(t, "panic", "Kernel panic")
 }
 
 func TestAnInitThatHangsEndsOnTheOldSlot(t *testing.T) {
+	t.Parallel()
 	requireNeverProvedGood(t, "hang", "variant hang")
 }
 
@@ -103,6 +107,7 @@ func requireNeverProvedGood(t *testing.T, variant, line string) {
 }
 
 func TestANodeWhoseOwnK3sNeverStartsEndsOnTheOldSlot(t *testing.T) {
+	t.Parallel()
 	bad := pushImage(t, "v2-k3s-dead", "k3s-dead")
 	m := upgraded(t, true, bad)
 	m.waitBooted("active", bootTime)
@@ -111,6 +116,7 @@ func TestANodeWhoseOwnK3sNeverStartsEndsOnTheOldSlot(t *testing.T) {
 }
 
 func TestRecoveryBootsWhenBothSlotsAreDestroyed(t *testing.T) {
+	t.Parallel()
 	m := formed(t, false, vm.Options{})
 	m.sh(`set -e
 mount -o remount,rw /run/initramfs/cos-state

@@ -14,6 +14,7 @@ import (
 
 // A machine that runs puts another image on a second disk of its own; that disk then boots by itself, with both kinds of firmware.
 func TestAnInstalledDiskBoots(t *testing.T) {
+	t.Parallel()
 	v2 := pushImage(t, "v2")
 	dir, err := os.MkdirTemp(work, "install-")
 	require.NoError(t, err)
@@ -48,6 +49,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
+			t.Parallel()
 			m := start(t, vm.Options{Disk: overlay(t, second), Firmware: firmware})
 			m.waitReady()
 			requireLayoutOf(t, m, "v2")

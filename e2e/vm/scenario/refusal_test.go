@@ -114,7 +114,8 @@ func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, conten
 	t.Cleanup(func() { images.spoiled.Delete(blob.String()) })
 }
 
-// An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
+// An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are. Not beside another test: the
+// registry is everybody's.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	v2 := pushImage(t, "v2")
 	m := formed(t, false, vm.Options{})

@@ -9,6 +9,7 @@ import (
 )
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
+	t.Parallel()
 	m := formed(t, false, vm.Options{})
 	identity := m.identity()
 	old := m.state()
