@@ -12,8 +12,8 @@ import (
 	"github.com/muster-edge/muster/e2e/lab"
 )
 
-// firstVersion is the oldest commit whose agents today's must get on with.
-const firstVersion = "4415537"
+// firstVersion is the commit with which a site could first be formed as the README says: today's agents get on with its.
+const firstVersion = "6c0ff15"
 
 // olderMuster builds the agent of another commit of this repository.
 func olderMuster(t *testing.T, commit string) string {

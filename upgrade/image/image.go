@@ -194,10 +194,14 @@ type addLayer func(ctx context.Context, r io.Reader, layered bool, b *budget) er
 func (i *Image) eachLayer(ctx context.Context, add addLayer) error {
 	b := &budget{bytes: i.limit, entries: maxEntries}
 	for n, l := range i.layers {
-		if err := i.oneLayer(ctx, l, add, b); err != nil {
-			if len(i.layers) > 1 {
-				return fmt.Errorf("layer %d of %d: %w", n+1, len(i.layers), err)
-			}
+		err := i.oneLayer(ctx, l, add, b)
+		if errors.Is(err, ErrTooLarge) {
+			err = fmt.Errorf("%w (at most %d MiB may come out of it: what it announces, or %d times its download)", err, i.limit>>20, maxGrowth)
+		}
+		if err != nil && len(i.layers) > 1 {
+			err = fmt.Errorf("layer %d of %d: %w", n+1, len(i.layers), err)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -188,6 +188,7 @@ func TestABombIsRefusedBeforeItFillsTheDisk(t *testing.T) {
 	to := filepath.Join(t.TempDir(), "tree")
 	err := open(t, "ocifile:"+layout, Options{}).Unpack(t.Context(), to, nil)
 	require.ErrorIs(t, err, ErrTooLarge)
+	require.ErrorContains(t, err, "at most 71 MiB")
 	require.NoDirExists(t, to)
 
 	packed := filepath.Join(t.TempDir(), "bomb.tar.gz")

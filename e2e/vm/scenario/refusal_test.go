@@ -154,8 +154,11 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	refused("no signature", upgradeCommand(escape)+" --key /run/key.pub", 4, "not signed")
 	refused("another's signature", upgradeCommand(signedImage(t))+" --key /run/key.pub", 4, "no valid signature")
 
-	large, _ := smallImage(t, "large", nil, tar.Header{Name: "x"}, make([]byte, 1<<30))
+	// Not less than a hundredth of it is noise: what grows more is a bomb.
+	large, _ := smallImage(t, "large", nil, tar.Header{Name: "x"}, append(noise(16<<20), make([]byte, 1<<30)...), "1100000000")
 	refused("larger than a slot can be", upgradeCommand(large), 1, `not enough space.*MiB are free`)
+	bomb, _ := smallImage(t, "bomb", nil, tar.Header{Name: "x"}, make([]byte, 1<<30))
+	refused("a bomb", upgradeCommand(bomb), 1, `too large.*at most \d+ MiB`)
 	lies, _ := smallImage(t, "lies", nil, tar.Header{Name: "x"}, make([]byte, 128<<20), "1000000")
 	refused("larger than it says", upgradeCommand(lies), 1, "too large")
 
