@@ -72,10 +72,7 @@ mount -o remount,ro /run/initramfs/cos-state`)
 	// The disk is to blame, not the image: it can be installed again.
 	require.Empty(t, m.state().Quarantined)
 	m.upgrade(v2)
-	m.reboot()
-	m.waitReady()
-	m.waitGood()
-	require.Equal(t, "v2", m.version())
+	require.Equal(t, v2.digest(), m.state().Slots["active"].Digest)
 }
 
 func TestAnImageWithoutAKernelEndsOnTheOldSlot(t *testing.T) {

@@ -45,8 +45,14 @@ var images = struct {
 	sync.Mutex
 	handler http.Handler
 	pushed  map[string]pushed
-	spoiled sync.Map // what answers in place of the registry: func(http.ResponseWriter, []byte) by a blob's digest
+	spoiled sync.Map // by spoiled: func(http.ResponseWriter, []byte) that answers in place of the registry
 }{handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), pushed: map[string]pushed{}}
+
+// spoiled is a blob as the machines of one network get it.
+type spoiled struct {
+	network *vm.Network
+	digest  string
+}
 
 // pushed is an image in the registry.
 type pushed struct {
@@ -63,8 +69,8 @@ func serveRegistry(t testing.TB, n *vm.Network) {
 	l, err := n.Listen(t.Context(), registryPort)
 	require.NoError(t, err)
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, spoiled := images.spoiled.Load(path.Base(r.URL.Path))
-		if !spoiled || r.Method != http.MethodGet {
+		answer, is := images.spoiled.Load(spoiled{n, path.Base(r.URL.Path)})
+		if !is || r.Method != http.MethodGet {
 			images.handler.ServeHTTP(w, r)
 			return
 		}

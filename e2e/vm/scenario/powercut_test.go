@@ -15,12 +15,16 @@ import (
 
 // The power is cut while an upgrade is written, and while the machine restarts into it. Whenever that is, the machine comes up by itself
 // from a slot whose files are what they were when the slot was made, and the upgrade can be run again. MUSTER_POWERCUTS says how often,
-// MUSTER_SEED when. Half of the cuts are another machine's, at the same time.
+// MUSTER_SEED when. Of many cuts, half are another machine's at the same time.
 func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 	t.Parallel()
 	cuts, seed := number(t, "MUSTER_POWERCUTS", 5), number(t, "MUSTER_SEED", 1)
 	images := [2]pushed{pushImage(t, "v2"), pushImage(t, "v3")}
-	for i, cuts := range [2]int{cuts - cuts/2, cuts / 2} {
+	shares := []int{cuts}
+	if cuts >= 20 {
+		shares = []int{cuts - cuts/2, cuts / 2}
+	}
+	for i, cuts := range shares {
 		t.Run(fmt.Sprintf("machine %d", i+1), func(t *testing.T) {
 			t.Parallel()
 			cutPower(t, images, cuts, rand.New(rand.NewPCG(uint64(seed), uint64(i))))
@@ -30,19 +34,20 @@ func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 
 func cutPower(t *testing.T, images [2]pushed, cuts int, random *rand.Rand) {
 	m := formed(t, false, vm.Options{Resets: 1000})
-	upgraded := func() {
+	upgraded := func() (took time.Duration) {
+		begun := time.Now()
 		m.upgrade(images[0])
+		took = time.Since(begun)
 		m.reboot()
 		m.waitReady()
 		m.waitGood()
 		require.Equal(t, images[0].digest(), m.state().Slots["active"].Digest)
 		images[0], images[1] = images[1], images[0]
+		return took
 	}
-	// How long it takes here, to spread the cuts over all of it.
-	begun := time.Now()
-	upgraded()
-	window := time.Since(begun)
-	t.Logf("to upgrade and to restart takes %s", window.Round(time.Second))
+	// Spread over the time of an upgrade that pulls: the next ones have most of it already, so the last cuts are in the boot that follows.
+	window := upgraded()
+	t.Logf("an upgrade takes %s", window.Round(time.Second))
 	for i := range cuts {
 		m.sh("nohup " + upgradeCommand(images[0]) + " >/run/upgrade.log 2>&1 && (sleep 0.2; systemctl reboot) >/dev/null 2>&1 &")
 		after := time.Duration(random.Int64N(int64(window)))

@@ -107,16 +107,18 @@ func noise(n int) []byte {
 	return b
 }
 
-// spoil has the registry answer GET of a blob from what it holds by another function.
-func spoil(t *testing.T, blob v1.Hash, answer func(w http.ResponseWriter, content []byte)) {
-	t.Helper()
-	images.spoiled.Store(blob.String(), answer)
-	t.Cleanup(func() { images.spoiled.Delete(blob.String()) })
+// spoil has the registry answer this machine's GET of a blob, from what it holds, by another function until it is mended.
+func (m *machine) spoil(blob v1.Hash, answer func(w http.ResponseWriter, content []byte)) (mend func()) {
+	key := spoiled{m.net, blob.String()}
+	images.spoiled.Store(key, answer)
+	mend = func() { images.spoiled.Delete(key) }
+	m.t.Cleanup(mend)
+	return mend
 }
 
-// An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are. Not beside another test: the
-// registry is everybody's.
+// An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
+	t.Parallel()
 	v2 := pushImage(t, "v2")
 	m := formed(t, false, vm.Options{})
 	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"
@@ -137,10 +139,10 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	arm, _ := smallImage(t, "arm", func(c *v1.ConfigFile) { c.Architecture = "arm64" }, tar.Header{Name: "x"}, nil)
 	refused("wrong architecture", upgradeCommand(arm), 1, "wrong platform.*linux/amd64.*linux/arm64")
 	truncated, blob := smallImage(t, "truncated", nil, tar.Header{Name: "x"}, noise(100<<10))
-	spoil(t, blob, func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) })
+	m.spoil(blob, func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) })
 	refused("truncated blob", upgradeCommand(truncated), 1, "truncated")
 	changed, blob := smallImage(t, "changed", nil, tar.Header{Name: "x"}, noise(110<<10))
-	spoil(t, blob, func(w http.ResponseWriter, content []byte) {
+	m.spoil(blob, func(w http.ResponseWriter, content []byte) {
 		content[len(content)/2] ^= 1
 		_, _ = w.Write(content)
 	})
@@ -174,7 +176,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 
 	// The cable is drawn when half of the kernel's and the programs' layer is there.
 	var once sync.Once
-	spoil(t, largestLayer(t), func(w http.ResponseWriter, content []byte) {
+	mend := m.spoil(largestLayer(t), func(w http.ResponseWriter, content []byte) {
 		w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 		_, _ = w.Write(content[:len(content)/2])
 		w.(http.Flusher).Flush()
@@ -188,7 +190,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	})
 	refused("the registry is unplugged", upgradeCommand(v2), 1, "out of reach.*kept")
 	require.NoError(t, m.net.Unplug(m.Machine, false))
-	images.spoiled.Clear()
+	mend()
 
 	require.Equal(t, boots, m.Boots())
 	m.sh("muster state --verify")
