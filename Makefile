@@ -83,9 +83,9 @@ e2e-powercut: build ## N power cuts (50) at random moments (SEED) of upgrades
 	MUSTER_POWERCUTS=$(or $(N),50) MUSTER_SEED=$(SEED) $(VMTEST) -timeout 0 -run WheneverThePowerIsCut ./e2e/vm/scenario
 
 .PHONY: bench-vm
-bench-vm: build ## split a boot by phase; an upgrade against dd
+bench-vm: build ## split a boot by phase; an upgrade against dd; into docs/BENCHMARKS.md
 	e2e/vm/prepare
-	$(VMTEST) -timeout 60m -run '^$$' -bench . -benchtime 1x ./e2e/vm/scenario
+	MUSTER_BENCH_OUT=$(CURDIR)/docs/BENCHMARKS.md $(VMTEST) -timeout 60m -run '^$$' -bench . -benchtime 1x ./e2e/vm/scenario
 
 .PHONY: lint
 lint: ## go vet, staticcheck, gofumpt

@@ -8,11 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/muster-edge/muster/e2e/section"
 	"github.com/muster-edge/muster/e2e/vm"
 )
 
@@ -28,25 +28,43 @@ var phases = []struct {
 	{"systemd, to the agent", regexp.MustCompile(`Started .*muster\.service`)},
 }
 
-// BenchmarkBoot splits a boot from power-on to the agent's start, for both firmwares. It runs once, whatever b.N says.
+// benchBoots is how often each firmware boots.
+const benchBoots = 5
+
+// BenchmarkBoot splits a boot from power-on to the agent's start, for both firmwares, and writes a section when MUSTER_BENCH_OUT names the
+// file. It runs once, whatever b.N says.
 func BenchmarkBoot(b *testing.B) {
+	took := map[vm.Firmware][][]time.Duration{} // by phase, and in all
+	var accelerator vm.Accelerator
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
-		b.Run(string(firmware), func(b *testing.B) {
-			m := start(b, vm.Options{Disk: overlay(b, formedDisk(b, false)), Firmware: firmware})
+		took[firmware] = make([][]time.Duration, len(phases)+1)
+		for range benchBoots {
+			m := start(b, vm.Options{Name: "bench-" + string(firmware), Disk: overlay(b, formedDisk(b, false)), Firmware: firmware})
 			m.waitReady()
-			table := newTable()
-			fmt.Fprintf(table, "phase\tends after\tseconds\n")
 			lines, last := m.Console().Lines(), time.Duration(0)
-			for _, p := range phases {
+			for i, p := range phases {
 				at, ok := first(lines, p.ends)
 				require.True(b, ok, "%s: no line matches %s", p.name, p.ends)
-				fmt.Fprintf(table, "%s\t%.1f\t%.1f\n", p.name, at.Seconds(), (at - last).Seconds())
+				took[firmware][i] = append(took[firmware][i], at-last)
 				last = at
 			}
-			b.ReportMetric(last.Seconds(), "s/boot")
-			b.Logf("boot by %s, %s, %s:\n%s", firmware, m.Accelerator(), loadAverage(b), table)
-		})
+			took[firmware][len(phases)] = append(took[firmware][len(phases)], last)
+			accelerator = m.Accelerator()
+			m.PowerCut()
+		}
 	}
+	var table strings.Builder
+	fmt.Fprintf(&table, "## How long a machine takes to boot\n\n")
+	fmt.Fprintf(&table, "From power-on to the agent's start, by the lines of the serial console: median of %d boots of one disk (95th percentile). %s.\n\n", benchBoots, about(b, accelerator))
+	fmt.Fprintf(&table, "| phase | BIOS | UEFI |\n| --- | --- | --- |\n")
+	for i := range len(phases) + 1 {
+		name := "**in all**"
+		if i < len(phases) {
+			name = phases[i].name
+		}
+		fmt.Fprintf(&table, "| %s | %s | %s |\n", name, section.Spread(took[vm.BIOS][i]), section.Spread(took[vm.UEFI][i]))
+	}
+	write(b, "boot", table.String())
 }
 
 func first(lines []vm.Line, pattern *regexp.Regexp) (time.Duration, bool) {
@@ -58,13 +76,17 @@ func first(lines []vm.Line, pattern *regexp.Regexp) (time.Duration, bool) {
 	return 0, false
 }
 
-// BenchmarkUpgrade compares an upgrade from a registry on the segment with writing its slot file by dd, in the same machine.
+// BenchmarkUpgrade compares an upgrade from a registry on the segment with writing its slot file by dd, in the same machine, and writes a
+// section when MUSTER_BENCH_OUT names the file. It runs once, whatever b.N says.
 func BenchmarkUpgrade(b *testing.B) {
-	v2 := pushImage(b, "v2")
+	v2, v3 := pushImage(b, "v2"), pushImage(b, "v3")
 	m := start(b, vm.Options{Disk: overlay(b, formedDisk(b, false))})
 	m.waitReady()
-	table := newTable()
-	fmt.Fprintf(table, "what\tMB written\tMB received\tseconds\n")
+	var table strings.Builder
+	fmt.Fprintf(&table, "## What an upgrade costs beside writing the same slot with dd\n\n")
+	fmt.Fprintf(&table, "In one machine, one after another, each until `sync` is back. The slot has %s MB, its image %s MB in the registry. %s.\n\n",
+		m.sh("stat -c %s "+stateDir+"/cOS/passive.img | awk '{printf \"%.0f\", $1/1e6}'"), megabytes(layersSize(b)), about(b, m.Accelerator()))
+	fmt.Fprintf(&table, "| what | MB written | MB received | seconds |\n| --- | --- | --- | --- |\n")
 	measure := func(what, script string) {
 		written, received := m.counters()
 		ctx, cancel := context.WithTimeout(b.Context(), upgradeTime)
@@ -74,12 +96,34 @@ func BenchmarkUpgrade(b *testing.B) {
 		require.NoError(b, err, out)
 		took := time.Since(begun)
 		writtenAfter, receivedAfter := m.counters()
-		fmt.Fprintf(table, "%s\t%.0f\t%.0f\t%.1f\n", what, float64(writtenAfter-written)/1e6, float64(receivedAfter-received)/1e6, took.Seconds())
+		fmt.Fprintf(&table, "| %s | %s | %s | %.1f |\n", what, megabytes(writtenAfter-written), megabytes(receivedAfter-received), took.Seconds())
 	}
-	const dir = "/run/initramfs/cos-state"
-	measure("dd", "mount -o remount,rw "+dir+" && dd if="+dir+"/cOS/passive.img of="+dir+"/dd.img bs=1M conv=fsync status=none && rm "+dir+"/dd.img && mount -o remount,ro "+dir)
-	measure("muster upgrade", upgradeCommand(v2))
-	b.Logf("%s, %s:\n%s", m.Accelerator(), loadAverage(b), table)
+	const at = stateDir + "/dd.img"
+	measure("`dd bs=1M conv=fsync`, from slot to slot", "mount -o remount,rw "+stateDir+" && dd if="+stateDir+"/cOS/passive.img of="+at+" bs=1M conv=fsync status=none && rm "+at+" && mount -o remount,ro "+stateDir)
+	measure("`muster upgrade`, nothing pulled yet", upgradeCommand(v2))
+	m.reboot()
+	m.waitReady()
+	m.waitGood()
+	measure("`muster upgrade` to the next version, whose base layer is there", upgradeCommand(v3))
+	write(b, "upgrade", table.String())
+}
+
+// stateDir is where a machine that runs has COS_STATE.
+const stateDir = "/run/initramfs/cos-state"
+
+func megabytes(n int64) string { return fmt.Sprintf("%.0f", float64(n)/1e6) }
+
+// layersSize is what the layers of v1 take in a registry.
+func layersSize(b *testing.B) (sum int64) {
+	b.Helper()
+	layers, err := image(b, base(b).layout).Layers()
+	require.NoError(b, err)
+	for _, l := range layers {
+		size, err := l.Size()
+		require.NoError(b, err)
+		sum += size
+	}
+	return sum
 }
 
 // counters are the bytes that the disk has taken and that the network has brought.
@@ -96,24 +140,22 @@ func (m *machine) counters() (written, received int64) {
 	return numbers[0], numbers[1]
 }
 
-type table struct {
-	*tabwriter.Writer
-	text *strings.Builder
-}
-
-func newTable() *table {
-	var text strings.Builder
-	return &table{tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight|tabwriter.Debug), &text}
-}
-
-func (t *table) String() string {
-	_ = t.Flush() // into memory
-	return t.text.String()
-}
-
-func loadAverage(b *testing.B) string {
+// about is on what the figures were measured.
+func about(b *testing.B, a vm.Accelerator) string {
 	b.Helper()
+	how := "Two virtual CPUs on KVM"
+	if a == vm.TCG {
+		how = "Two virtual CPUs, **emulated** (TCG), so that hardware is several times faster"
+	}
 	text, err := os.ReadFile("/proc/loadavg")
 	require.NoError(b, err)
-	return "load " + strings.Fields(string(text))[0]
+	return how + "; load before " + strings.Fields(string(text))[0]
+}
+
+func write(b *testing.B, name, text string) {
+	b.Helper()
+	b.Logf("\n%s", text)
+	if path := os.Getenv("MUSTER_BENCH_OUT"); path != "" {
+		require.NoError(b, section.Write(path, name, text, "make bench-vm"))
+	}
 }
