@@ -229,7 +229,7 @@ func (l *Lab) powerOn(ctx context.Context, s *state, nodes []*node) error {
 
 func (l *Lab) task(s *state, n *node) *nodeTask {
 	return &nodeTask{
-		Dir: l.nodeDir(n.Name), Log: l.logPath(n.Name), Number: n.Number, Subnet: s.Subnet, NAT: n.NAT != NATNone, Hostname: l.hostname(n.Name),
+		Dir: l.nodeDir(n.Name), Log: l.logPath(n.Name), Addr: n.addr(s.Subnet), Subnet: s.Subnet, NAT: n.NAT != NATNone, Hostname: l.hostname(n.Name),
 		Hardware: n.Hardware, Binary: cmp.Or(n.Binary, s.Binary), K3s: s.K3s, Binds: s.Binds, Env: s.Env,
 	}
 }
@@ -395,7 +395,7 @@ func (l *Lab) NodeAddr(name string) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	return subnetAddr(s.Subnet, n.Number), nil
+	return n.addr(s.Subnet), nil
 }
 
 // SwitchAddr returns the address of the lab's switch, which every node can reach.

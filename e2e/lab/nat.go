@@ -133,7 +133,7 @@ func (s *state) cableRouter(n *node) error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", routerWAN, err)
 	}
-	if err := addAddr(inside, wan, subnetAddr(s.Subnet, n.Number)); err != nil {
+	if err := addAddr(inside, wan, n.addr(s.Subnet)); err != nil {
 		return err
 	}
 	if err := linkUp(inside, routerWAN); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -26,9 +27,9 @@ const (
 
 // nodeTask is what PID 1 of a node is told by its starter.
 type nodeTask struct {
-	Dir      string            `json:"dir"` // of the node, on the host
-	Log      string            `json:"log"` // of the agent, on the host
-	Number   int               `json:"number"`
+	Dir      string            `json:"dir"`  // of the node, on the host
+	Log      string            `json:"log"`  // of the agent, on the host
+	Addr     netip.Addr        `json:"addr"` // on the switch
 	Subnet   int               `json:"subnet"`
 	NAT      bool              `json:"nat"` // eth0 leads to a router of the node's own
 	Hostname string            `json:"hostname"`
@@ -87,7 +88,7 @@ func initNode(raw []byte) (func() error, error) {
 }
 
 func setUpLink(task *nodeTask) error {
-	address, mask, gateway := subnetAddr(task.Subnet, task.Number), subnetMask, subnetAddr(task.Subnet, switchHost)
+	address, mask, gateway := task.Addr, subnetMask, subnetAddr(task.Subnet, switchHost)
 	if task.NAT {
 		address, mask, gateway = natNode, natMask, natRouter
 	}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,26 @@ func (l *Lab) SetBinary(ctx context.Context, path string, names ...string) error
 		for _, n := range nodes {
 			n.Binary = path
 		}
+		return nil
+	})
+}
+
+// SwapAddrs cuts the power of two nodes, and each starts next with the address that the other had, as from a DHCP server that has
+// forgotten its leases.
+func (l *Lab) SwapAddrs(ctx context.Context, a, b string) error {
+	return l.change(ctx, func(s *state) error {
+		nodes, err := s.pick([]string{a, b})
+		if err != nil {
+			return err
+		}
+		if len(nodes) != 2 || nodes[0].NAT != NATNone || nodes[1].NAT != NATNone {
+			return fmt.Errorf("%w: swap addresses: of two nodes without routers", ErrUsage)
+		}
+		if err := s.powerOff(ctx, nodes); err != nil {
+			return err
+		}
+		one, other := nodes[0], nodes[1]
+		one.Lease, other.Lease = cmp.Or(other.Lease, other.Number), cmp.Or(one.Lease, one.Number)
 		return nil
 	})
 }

@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,8 +49,12 @@ type node struct {
 	Delay        time.Duration `json:"delay,omitempty"`  // each way
 	Slow         process       `json:"slow,omitzero"`    // carries the frames of a link with a delay
 	Binary       string        `json:"binary,omitempty"` // its muster, if it is not the lab's
+	Lease        int           `json:"lease,omitempty"`  // the host part of its address, if it is not its number
 	AgentStarted time.Time     `json:"agent_started"`
 }
+
+// addr is the node's on the switch.
+func (n *node) addr(subnet int) netip.Addr { return subnetAddr(subnet, cmp.Or(n.Lease, n.Number)) }
 
 const stateVersion = 1
 

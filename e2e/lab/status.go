@@ -69,7 +69,7 @@ func (l *Lab) Status(ctx context.Context) ([]NodeStatus, error) {
 }
 
 func (l *Lab) status(ctx context.Context, s *state, n *node) NodeStatus {
-	row := NodeStatus{Node: n.Name, Underlay: subnetAddr(s.Subnet, n.Number).String(), Row: Row{Phase: PhaseDown}}
+	row := NodeStatus{Node: n.Name, Underlay: n.addr(s.Subnet).String(), Row: Row{Phase: PhaseDown}}
 	if !n.Init.alive() {
 		row.Reason = "the node has no power"
 		return row

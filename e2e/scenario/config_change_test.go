@@ -65,6 +65,33 @@ func TestAChangedCloudConfigCountsFromTheNextStart(t *testing.T) {
 	require.Contains(t, s.refused(2, worker, "muster", "config", "validate", "/tmp/refused.yaml"), "--server is reserved: the site decides whom a node joins")
 }
 
+// Each master is configured for another number of masters. The site has the number that it was founded with, whoever coordinates.
+func TestS11ThePolicyIsTheSitesWhoeverCoordinates(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	config.Masters, config.MinimumNodes, config.NoK3s = 2, 5, true
+	s := site(t, 5, config, withoutK3sBinary)
+	s.waitReady(formTime)
+	before, masters := s.standings(), s.masters()
+	require.Len(t, masters, 3)
+	for i, name := range masters {
+		config.Masters = 2 * i // one, three and five in all
+		require.NoError(t, s.Configure(t.Context(), name, config.yaml(t)))
+		s.restartAgent(name)
+	}
+	s.waitReady(formTime)
+	require.Contains(t, s.run(masters[2], "/bin/sh", "-c", "muster policy show 2>&1"), "ha.master_nodes is 4 instead of 2")
+
+	for i := range 3 { // the next in office is always another
+		office := s.coordinator()
+		require.NoError(t, s.Kill(t.Context(), office))
+		s.decidesAmong(s.others(office), s.coordinator(), fmt.Sprint("office", i))
+		require.NoError(t, s.Start(t.Context(), office))
+		s.waitReady(formTime)
+		require.Equal(t, before, s.standings(), "%s was in office", office)
+	}
+}
+
 func (s *testSite) restartAgent(name string) {
 	s.t.Helper()
 	require.NoError(s.t, s.KillAgent(s.t.Context(), name, unix.SIGKILL))

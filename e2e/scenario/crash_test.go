@@ -69,7 +69,7 @@ func TestKilledBetweenRolesAndK3sChangesNothing(t *testing.T) {
 // An init master that stays away for a minute before its cluster counts is
 // passed over (history S4): what it made must not become a second cluster, and
 // its place goes to the worker.
-func TestAnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
+func TestS4AnInitMasterThatComesBackTooLateWipesAndJoins(t *testing.T) {
 	t.Parallel()
 	s := site(t, 4, haSite(t))
 	late := s.first("K3s made its CA", (*testSite).hasClusterCA)

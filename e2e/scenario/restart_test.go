@@ -107,3 +107,24 @@ func TestAnAgentThatRestartsLeavesK3sAlone(t *testing.T) {
 		})
 	}
 }
+
+// After the blackout the DHCP server has forgotten its leases, and two masters have each other's address: what every node remembers of
+// them leads to somebody else.
+func TestS19MastersThatComeBackWithEachOthersAddressesAreWhoTheyWere(t *testing.T) {
+	t.Parallel()
+	s := site(t, 4, haSite(t))
+	before := s.undisturbed(readyTime, 3, true)
+	one, other := s.nodeWith(before.Epoch.Init), s.byRole()["master/ha"][0]
+	members := s.etcdMemberIDs(one)
+	was, err := s.NodeAddr(one)
+	require.NoError(t, err)
+
+	require.NoError(t, s.Kill(t.Context()))
+	require.NoError(t, s.SwapAddrs(t.Context(), one, other))
+	require.NoError(t, s.Start(t.Context()))
+	require.Contains(t, s.run(other, "ip", "-o", "address", "show", "eth0"), was.String()+"/")
+	require.Equal(t, before, s.undisturbed(readyTime, 3, true))
+	require.Equal(t, members, s.etcdMemberIDs(one))
+	s.waitKubeReady(readyTime)
+	s.decides(one, "swapped")
+}

@@ -45,7 +45,7 @@ func (m *machine) tree() []string {
 	return all
 }
 
-func TestAWipeRemovesWhatTiesToAClusterAndKeepsTheRest(t *testing.T) {
+func TestS17AWipeRemovesWhatTiesToAClusterAndKeepsTheRest(t *testing.T) {
 	m := newMachine(t)
 	aNodeWithACluster(m)
 	kept, err := wipe(m.root, wipeTime)

@@ -64,7 +64,7 @@ func TestWhoMayAskForANodesRemoval(t *testing.T) {
 	require.ErrorContains(t, c.ask(c.out, Txn{}.Set(RequestKey(c.out.ID()), of(RequestLeave))), "not a member")
 }
 
-func TestARemovedNodeIsNoMemberNoMasterAndMayNotProposeOrEnrol(t *testing.T) { // S18
+func TestS18ARemovedNodeIsNoMemberNoMasterAndMayNotProposeOrEnrol(t *testing.T) {
 	c := newCourt(t)
 	gone := Txn{}.Set(RemovedKey(c.master.ID()), c.json(Removed{Reason: "asked to remove"}))
 	require.ErrorContains(t, c.ask(c.w1, gone), "only the coordinator")

@@ -88,7 +88,7 @@ func (c *court) refused(why string, author *p2p.Identity, key string, v any) {
 	require.ErrorContains(c.t, err, why)
 }
 
-func TestWhoMayProposeWhat(t *testing.T) { // S8
+func TestS8WhoMayProposeWhat(t *testing.T) {
 	c := newCourt(t)
 	hash := strings.Repeat("ab", 32)
 	c.put(KeyEpoch, Epoch{N: 1, Init: c.master.ID().String()})
@@ -181,7 +181,7 @@ func TestWhoMayProposeWhat(t *testing.T) { // S8
 	c.refused("only the coordinator", c.master, KeyFeature, Feature{Level: 4})
 }
 
-func TestAddressesComeFromTheCounterAndStay(t *testing.T) {
+func TestS18AddressesComeFromTheCounterAndStay(t *testing.T) {
 	c := newCourt(t)
 	give := func(n uint64, pairs ...any) error {
 		txn := Txn{}.Set(KeyCounter, c.json(Counter{Next: n}))
