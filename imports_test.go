@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"e2e/long":        {"e2e/lab", "e2e/section"},
 	"e2e/systemd":     {"node/k3s"},
 	"e2e/vm":          {},
-	"e2e/vm/scenario": {"e2e/vm", "upgrade", "upgrade/grub", "upgrade/image"}, // to cut an upgrade at its steps
+	"e2e/vm/scenario": {"e2e/section", "e2e/vm", "upgrade", "upgrade/grub", "upgrade/image"}, // to cut an upgrade at its steps
 }
 
 // planners decide and do nothing else: no I/O, no clock, no goroutine, no randomness.
