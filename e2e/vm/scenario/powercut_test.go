@@ -45,7 +45,7 @@ func cutPower(t *testing.T, images [2]pushed, cuts int, random *rand.Rand) {
 		images[0], images[1] = images[1], images[0]
 		return took
 	}
-	// Spread over the time of an upgrade that pulls: the next ones have most of it already, so the last cuts are in the boot that follows.
+	// Spread over the time of a whole upgrade: one that goes on with what a cut one has pulled is faster, and the boot is cut that follows.
 	window := upgraded()
 	t.Logf("an upgrade takes %s", window.Round(time.Second))
 	for i := range cuts {
