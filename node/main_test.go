@@ -195,9 +195,3 @@ func (a *testAgent) bootstrap() string {
 	require.Fail(a.t, "no address")
 	return ""
 }
-
-// hostPort turns "/ip4/127.0.0.1/tcp/1" into "127.0.0.1:1".
-func hostPort(multiaddr string) string {
-	parts := strings.Split(multiaddr, "/")
-	return parts[2] + ":" + parts[4]
-}
