@@ -26,7 +26,7 @@ const (
 )
 
 // ErrTooManyFacts is returned by [Facts.Merge] for a new node when [MaxFacts]
-// are held.
+// are held, or as many of strangers as are put up with (see [Facts.Expect]).
 var ErrTooManyFacts = errors.New("too many facts")
 
 // Facts is what nodes say about themselves: one signed record per node, written
@@ -46,6 +46,7 @@ type Facts struct {
 	published bool                  // this process published a body of its own
 	outrun    int                   // how often somebody else's version of our fact was ahead of ours
 	conflicts map[peer.ID]time.Time // last seen, by key
+	expected  func(peer.ID) bool    // nil: anybody
 	dirty     bool                  // facts of others that are not on disk yet
 }
 
@@ -133,6 +134,30 @@ func (f *Facts) setOwnLocked(fact Fact) error {
 	return nil
 }
 
+// Expect says who is expected to have facts, from now on. Of others some are kept
+// all the same, as a newcomer's fact may be ahead of the decision that let it in.
+func (f *Facts) Expect(expected func(peer.ID) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expected = expected
+}
+
+// tooManyUnexpected tells whether a new node's fact is one too many.
+func (f *Facts) tooManyUnexpected(id peer.ID) bool {
+	f.mu.Lock()
+	expected := f.expected
+	others := make([]peer.ID, 0, len(f.facts))
+	for other := range f.facts {
+		others = append(others, other)
+	}
+	f.mu.Unlock()
+	if expected == nil || len(others) < maxUnexpected || expected(id) {
+		return false
+	}
+	others = slices.DeleteFunc(others, expected)
+	return len(others) >= maxUnexpected
+}
+
 // Get returns the newest fact known of a node. Its Body is shared: do not
 // change it.
 func (f *Facts) Get(id peer.ID) (Fact, bool) {
@@ -174,6 +199,9 @@ func (f *Facts) Merge(fact Fact) (newer bool, err error) {
 	f.mu.Unlock()
 	if ok && (fact.Version < held.Version || fact.equal(held)) {
 		return false, nil // the usual case, by a wide margin: not worth checking a signature
+	}
+	if !ok && f.tooManyUnexpected(fact.ID) {
+		return false, fmt.Errorf("merge fact of %s: %w", fact.ID, ErrTooManyFacts)
 	}
 	if err := fact.Verify(); err != nil {
 		return false, fmt.Errorf("merge fact: %w", err)

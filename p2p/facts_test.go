@@ -228,6 +228,24 @@ func TestFactsAreBounded(t *testing.T) {
 	require.ErrorIs(t, err, ErrTooManyFacts)
 }
 
+func TestALiarCannotFillTheFactsWithNodesThatItInvents(t *testing.T) {
+	f := openFacts(t, t.TempDir(), factIdentity(t, 1))
+	member, stranger := factIdentity(t, 2), factIdentity(t, 3)
+	f.Expect(func(id peer.ID) bool { return id == member.ID() || id == factIdentity(t, 1).ID() })
+	for i := range maxUnexpected - 1 {
+		f.facts[peer.ID(fmt.Sprint("node ", i))] = Fact{Version: 1}
+	}
+	_, err := f.Merge(sealFact(t, stranger, 1, []byte(`1`)))
+	require.NoError(t, err, "a newcomer's fact may be ahead of what let it in")
+	_, err = f.Merge(sealFact(t, factIdentity(t, 4), 1, []byte(`1`)))
+	require.ErrorIs(t, err, ErrTooManyFacts)
+	_, err = f.Merge(sealFact(t, stranger, 2, []byte(`2`)))
+	require.NoError(t, err, "what is held is kept up to date")
+	newer, err := f.Merge(sealFact(t, member, 1, []byte(`1`)))
+	require.NoError(t, err)
+	require.True(t, newer, "a member always has its place")
+}
+
 func TestFactsConvergeInWhateverOrderTheyArrive(t *testing.T) {
 	ids := []*Identity{factIdentity(t, 1), factIdentity(t, 2), factIdentity(t, 3)}
 	root := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -45,7 +46,9 @@ func (s MemberStatus) String() string {
 	return fmt.Sprintf("MemberStatus(%d)", int(s))
 }
 
-// MemberState is a node as gossip sees it. Since is this node's own clock.
+// MemberState is a node as gossip sees it, and this node itself: one that answers
+// this node is alive, whatever is said about it, as news of a death is anybody's
+// word. Since is this node's own clock.
 type MemberState struct {
 	ID     peer.ID
 	Status MemberStatus
@@ -126,7 +129,8 @@ type Membership struct {
 
 	mu      sync.Mutex
 	leaving bool
-	members map[peer.ID]MemberState
+	members map[peer.ID]MemberState // as gossip has it
+	answers map[peer.ID]time.Time   // since when nodes that gossip calls dead or left answer this one
 }
 
 // JoinMembership takes part in the gossip among those with the same label, from
@@ -135,7 +139,7 @@ func JoinMembership(cfg MembershipConfig) (*Membership, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("join membership: %w", err)
 	}
-	m := &Membership{cfg: cfg, log: cfg.Log, members: make(map[peer.ID]MemberState)}
+	m := &Membership{cfg: cfg, log: cfg.Log, members: make(map[peer.ID]MemberState), answers: make(map[peer.ID]time.Time)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.transport = newGossipTransport(cfg)
 	m.exchange = newFactExchange(cfg)
@@ -179,7 +183,10 @@ func (m *Membership) Members() []MemberState {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out := make([]MemberState, 0, len(m.members))
-	for _, s := range m.members {
+	for id, s := range m.members {
+		if since, answers := m.answers[id]; answers {
+			s.Status, s.Since = MemberAlive, since
+		}
 		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b MemberState) int { return strings.Compare(string(a.ID), string(b.ID)) })
@@ -206,6 +213,7 @@ func (m *Membership) Leave(ctx context.Context) error {
 	m.mu.Lock()
 	m.leaving = true
 	m.mu.Unlock()
+	m.transport.leave()
 	done := make(chan error, 1)
 	m.listMu.Lock()
 	if m.closed {
@@ -262,7 +270,42 @@ func (m *Membership) NotifyAlive(n *memberlist.Node) error {
 	if !n.Addr.Equal(gossipIP(id)) || n.Port != gossipPort {
 		return fmt.Errorf("address %s is not the one of %s", net.IP(n.Addr), n.Name)
 	}
+	if m.tooManyUnexpected(id) {
+		return fmt.Errorf("%s is no member, and %d others that are none were heard of", n.Name, maxUnexpected)
+	}
 	return nil
+}
+
+// maxUnexpected bounds the nodes that are not known to be members, of which a
+// liar can invent any number. A newcomer's news may be ahead of the decision
+// that let it in.
+const maxUnexpected = 128
+
+// tooManyUnexpected tells whether a node is one too many to be heard of.
+func (m *Membership) tooManyUnexpected(id peer.ID) bool {
+	m.mu.Lock()
+	_, heard := m.members[id]
+	many := len(m.members) >= maxUnexpected
+	m.mu.Unlock()
+	if heard || !many || m.cfg.Candidates == nil {
+		return false
+	}
+	expected := map[peer.ID]bool{m.cfg.Host.ID(): true}
+	for _, candidate := range m.cfg.Candidates() {
+		expected[candidate] = true
+	}
+	if expected[id] {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	strangers := 0
+	for other := range m.members {
+		if !expected[other] {
+			strangers++
+		}
+	}
+	return strangers >= maxUnexpected
 }
 
 // NotifyJoin implements [memberlist.EventDelegate].
@@ -291,6 +334,7 @@ func (m *Membership) note(n *memberlist.Node, status MemberStatus) {
 		return // memberlist's suspicions outlive its shutdown
 	}
 	m.members[id] = MemberState{ID: id, Status: status, Since: time.Now()}
+	delete(m.answers, id)
 	alive := 0
 	for _, s := range m.members {
 		if s.Status == MemberAlive {
@@ -303,6 +347,35 @@ func (m *Membership) note(n *memberlist.Node, status MemberStatus) {
 	}
 	m.log.Info("member "+status.String(), "peer", n.Name)
 	m.changed.Notify()
+}
+
+// tried notes whether a node that gossip does not hold alive answered this one.
+func (m *Membership) tried(id peer.ID, answered bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, heard := m.members[id]
+	since, before := m.answers[id]
+	switch {
+	case !heard || s.Status == MemberAlive || m.ctx.Err() != nil || answered == before:
+		return
+	case answered:
+		since = time.Now()
+		m.answers[id] = since
+		m.log.Info("member answers, though gossip calls it "+s.Status.String(), "peer", id.String())
+	default:
+		delete(m.answers, id)
+		s.Since = time.Now()
+		m.members[id] = s
+		m.log.Info("member answers no more", "peer", id.String())
+	}
+	m.changed.Notify()
+}
+
+// answering are the nodes that answer although gossip does not hold them alive.
+func (m *Membership) answering() []peer.ID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Keys(m.answers))
 }
 
 func (m *Membership) meta() []byte {

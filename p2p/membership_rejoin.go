@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -15,11 +16,16 @@ type rejoinState struct {
 	trying    bool
 }
 
+type rejoinResult struct {
+	id       peer.ID
+	answered bool
+}
+
 // rejoin looks for candidates that gossip does not hold alive, for ever:
 // memberlist neither probes nor compares with a node it calls dead.
 func (m *Membership) rejoin() {
 	states := make(map[peer.ID]*rejoinState)
-	results := make(chan peer.ID)
+	results := make(chan rejoinResult)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -28,10 +34,11 @@ func (m *Membership) rejoin() {
 		select {
 		case <-m.ctx.Done():
 			return
-		case id := <-results:
-			if s := states[id]; s != nil {
+		case r := <-results:
+			if s := states[r.id]; s != nil {
 				s.trying = false
 			}
+			m.tried(r.id, r.answered)
 		case <-hostChanged:
 		case <-membersChanged:
 		case <-timer.C:
@@ -40,7 +47,7 @@ func (m *Membership) rejoin() {
 }
 
 // rejoinDue starts what is due and returns when to look again at the latest.
-func (m *Membership) rejoinDue(states map[peer.ID]*rejoinState, results chan<- peer.ID) time.Duration {
+func (m *Membership) rejoinDue(states map[peer.ID]*rejoinState, results chan<- rejoinResult) time.Duration {
 	connected := make(map[peer.ID]bool)
 	var candidates []peer.ID
 	for _, p := range m.cfg.Host.Peers() {
@@ -50,6 +57,7 @@ func (m *Membership) rejoinDue(states map[peer.ID]*rejoinState, results chan<- p
 	if m.cfg.Candidates != nil {
 		candidates = m.cfg.Candidates()
 	}
+	candidates = append(slices.Clone(candidates), m.answering()...) // until they do so no more
 	now, wait := time.Now(), m.cfg.Timing.RejoinMax
 	wanted := make(map[peer.ID]bool, len(candidates))
 	for _, id := range candidates {
@@ -78,9 +86,9 @@ func (m *Membership) rejoinDue(states map[peer.ID]*rejoinState, results chan<- p
 		s.next = now.Add(rejoinJitter(s.pause))
 		m.wg.Go(func() {
 			// The next try is due anyway; why this one failed is in the log.
-			_, _ = m.list.Join([]string{gossipAddress(id)})
+			_, err := m.list.Join([]string{gossipAddress(id)})
 			select {
-			case results <- id:
+			case results <- rejoinResult{id, err == nil}:
 			case <-m.ctx.Done():
 			}
 		})

@@ -3,9 +3,11 @@ package p2p
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"runtime"
 	"slices"
@@ -437,6 +439,67 @@ func TestGoodbyeIsNotADeath(t *testing.T) {
 		lab.start(2, "site")
 		lab.requireSeen(5*time.Second, 3)
 	})
+}
+
+// obituary is memberlist's message that a node is dead, as a liar would write it:
+// message type 5 and a msgpack map.
+func obituary(of, from peer.ID, incarnation uint32) []byte {
+	text := func(out []byte, s string) []byte {
+		return append(binary.BigEndian.AppendUint16(append(out, 0xda), uint16(len(s))), s...)
+	}
+	out := []byte{5, 0x83}
+	out = binary.BigEndian.AppendUint32(append(text(out, "Incarnation"), 0xce), incarnation)
+	out = text(text(out, "Node"), of.String())
+	return text(text(out, "From"), from.String())
+}
+
+// A member spreads that another is dead, under the highest number there is, which
+// the other cannot outdo. Who asks the other itself knows better, and sees it die
+// when it does.
+func TestNobodyDiesOfAnObituary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lab := newGossipLab(t, 4)
+		defer lab.close()
+		lab.startAll()
+		victim, liar := 1, 3
+		for _, to := range []int{0, 1, 2} {
+			packet := obituary(lab.ids[victim].ID(), lab.ids[0].ID(), math.MaxUint32)
+			_, err := lab.nodes[liar].transport.WriteToAddress(packet, memberlist.Address{Name: lab.ids[to].ID().String()})
+			require.NoError(t, err)
+		}
+		time.Sleep(5 * time.Second)
+		require.False(t, lab.nodes[0].isAlive(lab.ids[victim].ID()), "gossip believes everything")
+		for range 60 {
+			require.Equal(t, MemberAlive, lab.status(0, victim))
+			require.Equal(t, MemberAlive, lab.status(2, victim))
+			time.Sleep(2 * time.Second)
+		}
+		lab.kill(victim)
+		lab.await(40*time.Second, "the death is noticed", func() bool { return lab.status(0, victim) == MemberDead && lab.status(2, victim) == MemberDead })
+		for range 30 {
+			require.Equal(t, MemberDead, lab.status(0, victim))
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
+func TestALiarCannotInventMembersWithoutEnd(t *testing.T) {
+	member := factIdentity(t, 1).ID()
+	m := &Membership{log: slog.New(slog.DiscardHandler), members: map[peer.ID]MemberState{}}
+	m.cfg.Host = newMemoryLAN().plug(factIdentity(t, 2).ID())
+	m.cfg.Candidates = func() []peer.ID { return []peer.ID{member} }
+	node := func(id peer.ID) *memberlist.Node {
+		return &memberlist.Node{Name: id.String(), Addr: gossipIP(id), Port: gossipPort}
+	}
+	for i := range maxUnexpected {
+		id := peer.ID(fmt.Sprintf("\x00\x04%04d", i))
+		require.NoError(t, m.NotifyAlive(node(id)))
+		m.members[id] = MemberState{ID: id}
+	}
+	stranger := factIdentity(t, 3).ID()
+	require.ErrorContains(t, m.NotifyAlive(node(stranger)), "no member")
+	require.NoError(t, m.NotifyAlive(node(member)), "a member always has its place")
+	require.NoError(t, m.NotifyAlive(node(peer.ID("\x00\x040000"))), "who was heard of stays")
 }
 
 func TestClosedMembershipSaysSo(t *testing.T) {

@@ -63,6 +63,7 @@ type gossipTransport struct {
 
 	mu     sync.Mutex
 	closed bool
+	quiet  bool // no comparison is answered any more
 	queues map[peer.ID]chan []byte
 }
 
@@ -266,12 +267,26 @@ func (t *gossipTransport) enter() bool {
 	return true
 }
 
+// leave ends comparisons: who still answers them counts as alive.
+func (t *gossipTransport) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.quiet = true
+}
+
 func (t *gossipTransport) receiveStream(s network.Stream) {
 	if !t.enter() {
 		_ = s.Reset()
 		return
 	}
 	defer t.wg.Done()
+	t.mu.Lock()
+	quiet := t.quiet
+	t.mu.Unlock()
+	if quiet {
+		_ = s.Reset()
+		return
+	}
 	select {
 	case t.slots <- struct{}{}:
 	default:

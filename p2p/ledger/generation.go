@@ -19,9 +19,16 @@ const mintBits = 32
 // GenerationNumber returns how often the ledger was recovered, for people.
 func GenerationNumber(generation uint64) uint64 { return generation >> mintBits }
 
+// maxMissed is more recoveries than a site ever had while a node was away. Whoever
+// claims more lies: the highest number of all would leave nothing to mint.
+const maxMissed = 1024
+
 // Supersedes says whether generation a ends generation b. Two that were minted
 // from the same one end neither each other nor themselves: an operator has to.
-func Supersedes(a, b uint64) bool { return GenerationNumber(a) > GenerationNumber(b) }
+func Supersedes(a, b uint64) bool {
+	missed := GenerationNumber(a) - GenerationNumber(b)
+	return GenerationNumber(a) > GenerationNumber(b) && missed <= maxMissed
+}
 
 // NextGeneration mints a generation above the highest that was seen.
 func NextGeneration(highest uint64) uint64 {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -271,6 +272,15 @@ func TestARecoveryChangesNothingWhereTheLedgerIsOpenOrAnothers(t *testing.T) {
 	require.Error(t, Adopt(config, c))
 	_, err = os.Stat(filepath.Join(stranger.dir, generationPrefix+"1"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestNoClaimOfAGenerationLeavesNoneToMint(t *testing.T) {
+	require.False(t, Supersedes(math.MaxUint64, 0))
+	require.False(t, Supersedes(math.MaxUint64, 5<<mintBits))
+	require.True(t, Supersedes(6<<mintBits|7, 5<<mintBits|9))
+	require.True(t, Supersedes(maxMissed<<mintBits, 0))
+	require.False(t, Supersedes((maxMissed+1)<<mintBits, 0))
+	require.True(t, Supersedes(NextGeneration(maxMissed<<mintBits), maxMissed<<mintBits))
 }
 
 func TestTheHighestGenerationSeenIsTheFloorOfTheNext(t *testing.T) {
