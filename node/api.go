@@ -105,18 +105,18 @@ func (a *Agent) routes() http.Handler {
 		answer(w, ledgerRows(l.List(r.URL.Query().Get("prefix"))), nil)
 	})
 	mux.HandleFunc("POST /v1/ledger/recover", func(w http.ResponseWriter, r *http.Request) {
-		var ask RecoveryRequest
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&ask); err != nil {
-			answer(w, nil, usageError{fmt.Errorf("read recovery: %w", err)})
+		ask, err := readBody[RecoveryRequest](w, r, "recovery")
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
 		plan, err := a.recoverLedger(r.Context(), ask)
 		answer(w, plan, err)
 	})
 	mux.HandleFunc("POST /v1/site/abandon", func(w http.ResponseWriter, r *http.Request) {
-		var ask AbandonRequest
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&ask); err != nil {
-			answer(w, nil, usageError{fmt.Errorf("read what to abandon: %w", err)})
+		ask, err := readBody[AbandonRequest](w, r, "what to abandon")
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
 		plan, err := a.abandonSite(ask)
@@ -140,9 +140,9 @@ func (a *Agent) routes() http.Handler {
 		answer(w, records, err)
 	})
 	mux.HandleFunc("PUT /v1/dns/{name}", func(w http.ResponseWriter, r *http.Request) {
-		var addresses []string
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&addresses); err != nil {
-			answer(w, nil, usageError{fmt.Errorf("read addresses: %w", err)})
+		addresses, err := readBody[[]string](w, r, "addresses")
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
 		answer(w, struct{}{}, a.setDNS(r.Context(), r.PathValue("name"), addresses))
@@ -164,9 +164,9 @@ func (a *Agent) routes() http.Handler {
 		answer(w, line, err)
 	})
 	mux.HandleFunc("POST /v1/revoke", func(w http.ResponseWriter, r *http.Request) {
-		var asked Revocation
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest)).Decode(&asked); err != nil {
-			answer(w, nil, usageError{fmt.Errorf("read what to revoke: %w", err)})
+		asked, err := readBody[Revocation](w, r, "what to revoke")
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
 		done, err := a.revoke(r.Context(), asked)
@@ -177,6 +177,22 @@ func (a *Agent) routes() http.Handler {
 		answer(w, nil, usageError{fmt.Errorf("this agent (version %s) does not know %s %s", Version, r.Method, r.URL.Path)})
 	})
 	return mux
+}
+
+// readBody reads one JSON value. A key that is not known is a mistake and no wish
+// to be passed over.
+func readBody[T any](w http.ResponseWriter, r *http.Request, what string) (T, error) {
+	var value T
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	err := d.Decode(&value)
+	if err == nil {
+		if _, err = d.Token(); errors.Is(err, io.EOF) {
+			return value, nil
+		}
+		err = errors.New("there is more than one JSON value")
+	}
+	return value, usageError{fmt.Errorf("read %s: %w", what, err)}
 }
 
 // usageError is the caller's fault: exit code 2.

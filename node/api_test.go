@@ -1,12 +1,15 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -268,4 +271,39 @@ func TestTheSupervisorHearsWhatHappens(t *testing.T) {
 	a.stop()
 	require.Equal(t, "READY=1\nSTATUS=starting", heard[0], "as soon as the API answers")
 	require.True(t, said("STOPPING=1"))
+}
+
+// FuzzRequests holds that a body is what was meant or the caller's mistake.
+func FuzzRequests(f *testing.F) {
+	for _, body := range []string{
+		`{"yes":true}`, `{"yes":true,"lose_newer":false}`, `{"do":"leave","node":""}`, `["192.0.2.1"]`, `{"node":"kiosk-7","reason":"stolen","yes":true}`,
+		`{"yes":true}{"yes":false}`, `{"Yes":1}`, `[`, ``, `null`, `{"yse":true}`,
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		reread[RecoveryRequest](t, body)
+		reread[AbandonRequest](t, body)
+		reread[ChangeRequest](t, body)
+		reread[Revocation](t, body)
+		reread[[]string](t, body)
+	})
+}
+
+// reread reads a body, and what is written of it again.
+func reread[T any](t *testing.T, body []byte) {
+	read := func(text []byte) (T, error) {
+		return readBody[T](httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(text)), "it")
+	}
+	value, err := read(body)
+	if err != nil {
+		var usage usageError
+		require.ErrorAs(t, err, &usage)
+		return
+	}
+	text, err := json.Marshal(value)
+	require.NoError(t, err)
+	again, err := read(text)
+	require.NoError(t, err)
+	require.Equal(t, value, again)
 }

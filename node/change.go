@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -193,11 +192,9 @@ func (a *Agent) requestChange(ctx context.Context, asked ChangeRequest) (Change,
 // routeChange serves planChange (POST /v1/change?plan) and requestChange.
 func (a *Agent) routeChange(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/change", func(w http.ResponseWriter, r *http.Request) {
-		var asked ChangeRequest
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		if err := d.Decode(&asked); err != nil {
-			answer(w, nil, usageError{fmt.Errorf("read what is asked: %w", err)})
+		asked, err := readBody[ChangeRequest](w, r, "what is asked")
+		if err != nil {
+			answer(w, nil, err)
 			return
 		}
 		if r.URL.Query().Has("plan") {

@@ -23,7 +23,7 @@ func (t *draft) addReplacement(d roles.Decision) error {
 		}
 	case roles.DropRequest:
 		return t.dropRequest(d.ID)
-	case roles.AdvanceReplacement, roles.CloseReplacement:
+	case roles.NameMember, roles.AdvanceReplacement, roles.CloseReplacement:
 	case roles.GivePlace:
 		for _, id := range []roles.NodeID{d.Old, d.Successor} {
 			if err := t.setRole(id, after, d.Reason); err != nil {
@@ -31,7 +31,7 @@ func (t *draft) addReplacement(d roles.Decision) error {
 			}
 		}
 		if d.Gone {
-			if err := t.setRemoved(d.Old, d.Reason); err != nil {
+			if err := t.setRemoved(d.Old, ledger.Removed{Reason: d.Reason, Role: string(before.Roles[d.Old])}); err != nil {
 				return err
 			}
 		}
@@ -48,7 +48,8 @@ func (t *draft) addReplacement(d roles.Decision) error {
 
 func replacementRecord(r roles.Replacement) ledger.Replacement {
 	return ledger.Replacement{
-		Old: string(r.Old), Member: r.Member, Successor: string(r.Successor), Step: string(r.Step), Gone: r.Gone, Reason: r.Reason,
+		Old: string(r.Old), Member: r.Member, Survivor: string(r.Survivor), Successor: string(r.Successor), Step: string(r.Step),
+		Gone: r.Gone, Reason: r.Reason,
 	}
 }
 
@@ -86,14 +87,14 @@ func (t *draft) setRole(node roles.NodeID, after roles.State, reason string) err
 	return nil
 }
 
-func (t *draft) setRemoved(node roles.NodeID, reason string) error {
+func (t *draft) setRemoved(node roles.NodeID, record ledger.Removed) error {
 	id, err := peerOf(node)
 	if err != nil {
 		return err
 	}
 	t.set(ledger.RoleKey(id), nil)
 	t.set(ledger.NameKey(id), nil)
-	t.set(ledger.RemovedKey(id), fresh(ledger.Removed{Reason: reason}))
+	t.set(ledger.RemovedKey(id), fresh(record))
 	return nil
 }
 

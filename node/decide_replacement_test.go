@@ -60,7 +60,8 @@ func TestAReplacementIsWrittenStepByStepAndReadBack(t *testing.T) {
 		view := siteOfAB(t)
 		a, b := roles.NodeID(idA), roles.NodeID(idB)
 		for _, d := range []roles.Decision{
-			roles.OpenReplacement{Replacement: roles.Replacement{Old: a, Member: "8e", Successor: b, Step: roles.StepRemove, Gone: gone, Reason: "asked"}},
+			roles.OpenReplacement{Replacement: roles.Replacement{Old: a, Survivor: b, Successor: b, Step: roles.StepRemove, Gone: gone, Reason: "asked"}},
+			roles.NameMember{Old: a, Member: "8e"},
 			roles.AdvanceReplacement{Old: a},
 			roles.GivePlace{Old: a, Successor: b, Gone: gone, Reason: "asked"},
 			roles.CloseReplacement{Old: a},

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -30,6 +31,58 @@ func TestS13EtcdCallsAMemberDeadOnlyWhenEveryOtherLiveMasterDoes(t *testing.T) {
 	require.False(t, look(etcdWord{"a", see(true, true, false)}, etcdWord{"b", nil})["c"].EtcdDead, "b has not spoken")
 	require.False(t, look()["c"].EtcdDead, "nobody has spoken")
 	require.False(t, look(etcdWord{"c", see(true, true, false)})["c"].EtcdDead, "its own word does not count")
+}
+
+func TestS16WhatEtcdSaidLastCountsOnlyWhileItSaysNothing(t *testing.T) {
+	hosts := map[roles.NodeID][]string{"a": {"10.1.0.1"}, "b": {"10.1.0.2"}, "c": {"10.1.0.3"}}
+	fact := func(id, host string, learner, reachable bool) EtcdFacts {
+		return EtcdFacts{ID: id, Host: host, Learner: learner, Reachable: reachable}
+	}
+	last := []EtcdFacts{fact("a1", "10.1.0.1", false, false), fact("b1", "10.1.0.2", false, false), fact("c1", "10.1.0.3", true, false)}
+	all := map[roles.NodeID]roles.Health{"a": {Alive: true}, "b": {}, "c": {Alive: true}}
+	etcdHealth([]etcdWord{{"a", last}, {"c", nil}}, hosts, all)
+	require.Equal(t, "b1", all["b"].EtcdMember)
+	require.False(t, all["b"].EtcdDead, "who says nothing calls nobody dead")
+	require.Equal(t, 2, all["a"].EtcdVoters)
+	require.False(t, all["a"].EtcdServing || all["a"].EtcdLearner)
+	require.True(t, all["c"].EtcdLearner)
+	require.Zero(t, all["c"].EtcdVoters)
+
+	now := []EtcdFacts{fact("a1", "10.1.0.1", false, true), fact("c2", "10.1.0.3", false, true)}
+	all = map[roles.NodeID]roles.Health{"a": {Alive: true}, "b": {Alive: true}, "c": {Alive: true}}
+	etcdHealth([]etcdWord{{"a", now}, {"b", last}, {"c", now}}, hosts, all)
+	require.Empty(t, all["b"].EtcdMember, "others say that it is none any more")
+	require.Equal(t, "c2", all["c"].EtcdMember)
+}
+
+func TestS16ANodeGoesOnAloneOnlyWithoutALeaderAndAsOneOfTwo(t *testing.T) {
+	a, b := EtcdFacts{ID: "a1", Host: "10.1.0.1"}, EtcdFacts{ID: "b1", Host: "10.1.0.2"}
+	learner, third := EtcdFacts{ID: "c1", Host: "10.1.0.3", Learner: true}, EtcdFacts{ID: "c1", Host: "10.1.0.3"}
+	require.True(t, allOfEtcd([]EtcdFacts{a, b}, "b1"))
+	require.True(t, allOfEtcd([]EtcdFacts{a, b, learner}, "b1"))
+	require.False(t, allOfEtcd([]EtcdFacts{a, b, third}, "b1"))
+	require.False(t, allOfEtcd([]EtcdFacts{a, third}, "b1"))
+	require.False(t, allOfEtcd([]EtcdFacts{a}, "b1"))
+	require.False(t, allOfEtcd(nil, "b1"))
+	a.Reachable = true
+	require.False(t, allOfEtcd([]EtcdFacts{a, b}, "b1"), "it has a leader")
+}
+
+func TestTheMembersOfEtcdAreKeptForTheDataThatTheyHad(t *testing.T) {
+	path := t.TempDir() + "/" + etcdFile
+	server := true
+	of := epochNote{Epoch: 1, Server: &server}
+	require.Empty(t, readEtcd(path, of))
+	members := []EtcdFacts{{ID: "a1", Host: "10.1.0.1"}, {ID: "b1", Host: "10.1.0.2", Learner: true}}
+	require.NoError(t, keepEtcd(path, etcdNote{Of: of, Members: members}))
+	require.Equal(t, members, readEtcd(path, of))
+	later := of
+	later.Tenure = 1
+	require.Empty(t, readEtcd(path, later), "of data that was wiped")
+	require.NoError(t, os.WriteFile(path, []byte("{"), 0o600))
+	require.Empty(t, readEtcd(path, of))
+	require.NoError(t, keepEtcd(path, etcdNote{Of: of, Members: members}))
+	require.Equal(t, members, readEtcd(path, of))
 }
 
 func TestEtcdFactsAreInOrderAndBounded(t *testing.T) {

@@ -105,11 +105,14 @@ type KubernetesFacts struct {
 	Etcd []EtcdFacts `json:"etcd,omitempty"`
 }
 
-// EtcdFacts say what a master's etcd sees of one member.
+// EtcdFacts say what a master's etcd sees of one member. While it answers nothing
+// they are those of the last time that it did, with nobody reachable.
 type EtcdFacts struct {
 	// ID in hexadecimal, and the host of its peer URL.
 	ID   string `json:"id"`
 	Host string `json:"host"`
+	// Learner: it is a member that does not vote yet.
+	Learner bool `json:"learner,omitempty"`
 	// Reachable: it answers, and knows a leader.
 	Reachable bool `json:"reachable,omitempty"`
 }

@@ -38,7 +38,7 @@ func (m *member) succeed(ctx context.Context, do func(ledger.Config) error) (<-c
 // sees one (history S7): from then on it neither votes nor decides in its own.
 func (m *member) giveWay(ctx context.Context) ([]string, error) {
 	own := m.ledger.Site()
-	var highest uint64
+	highest := own.Generation
 	var from []peer.ID
 	for _, p := range m.agent.host.Peers() {
 		switch g := p.Greeting; {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/muster-edge/muster/node/k3s"
@@ -61,6 +63,9 @@ func (m *member) runKubernetes(ctx context.Context, asked *bool) ([]string, erro
 		return nonEmpty(why), err
 	}
 	if err := m.enterGeneration(ctx, view, state, spec); err != nil {
+		return nil, err
+	}
+	if err := m.goOnAlone(ctx, state, spec); err != nil {
 		return nil, err
 	}
 	server := role.IsMaster()
@@ -128,6 +133,42 @@ func (m *member) enterGeneration(ctx context.Context, view ledger.View, state ro
 		a.events.add("kubernetes", "K3s started again", "the site was recovered, and its datastore may lack what this node has seen")
 	}
 	return nil
+}
+
+// goOnAlone makes this node the only member of its etcd, once, when the site has
+// decided that the other one is lost and the two were all of it (history S16). It
+// does nothing while its own etcd says anything else.
+func (m *member) goOnAlone(ctx context.Context, state roles.State, spec k3s.Spec) error {
+	a := m.agent
+	r := state.Replacement
+	if r == nil || r.Survivor != m.self() || r.Step != roles.StepRemove || !embeddedEtcd(state) || spec.CAHash == "" || m.alone == r.Member {
+		return nil
+	}
+	a.mu.Lock()
+	seen := slices.Clone(a.etcd)
+	a.mu.Unlock()
+	if !allOfEtcd(seen, r.Member) {
+		return nil
+	}
+	spec.Join = ""
+	if err := a.distro.ResetCluster(ctx, spec); err != nil {
+		return err
+	}
+	m.alone = r.Member
+	if err := os.Remove(a.path(etcdFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the former members of etcd: %w", err)
+	}
+	a.log.Warn("this node's etcd goes on alone", LogReason, r.Reason, LogPeer, string(r.Old))
+	a.events.add("kubernetes", "etcd reset to this node alone", m.name(r.Old)+" was the only other member")
+	return nil
+}
+
+// allOfEtcd tells whether a lost member and one other were all that voted in an etcd
+// that has no leader.
+func allOfEtcd(seen []EtcdFacts, lost string) bool {
+	there := func(e EtcdFacts) bool { return e.Reachable }
+	return voters(seen) == 2 && !slices.ContainsFunc(seen, there) &&
+		slices.ContainsFunc(seen, func(e EtcdFacts) bool { return e.ID == lost && !e.Learner })
 }
 
 // embeddedEtcd tells whether the masters keep Kubernetes's data among

@@ -43,6 +43,7 @@ type member struct {
 
 	vip       virtualAddress // the vip reconciler's own
 	tokenKept bool           // on disk, in this life; the reconciler token's own
+	alone     string         // the etcd member that this node's etcd was made to go on without; the kubernetes reconciler's own
 	unvouched error          // why a higher generation in sight is not believed
 
 	successions chan succession
@@ -175,6 +176,7 @@ func (m *member) gossip(ctx context.Context) ([]string, error) {
 	a.mu.Unlock()
 	m.membership = membership
 	a.forward(ctx, membership.Changed)
+	a.facts.Expect(func(id peer.ID) bool { return ledger.IsMember(m.ledger.View(), id) })
 	if before != nil {
 		leave, cancel := context.WithTimeout(ctx, leaveTimeout)
 		defer cancel()

@@ -36,6 +36,9 @@ var (
 	descWaiting = prometheus.NewDesc("muster_waiting", "Things that the node waits for; `muster why` names them.", nil, nil)
 	descImage   = prometheus.NewDesc("muster_image_info", "1 for the image that the machine was started from; no value on a machine without slots.", []string{"slot", "image", "version"}, nil)
 	descVerdict = prometheus.NewDesc("muster_image_good", "1 once that image has proved good.", nil, nil)
+	descVPNIn   = prometheus.NewDesc("muster_vpn_received_bytes_total", "What WireGuard received from a peer, as its own counter says.", []string{"peer"}, nil)
+	descVPNOut  = prometheus.NewDesc("muster_vpn_sent_bytes_total", "What WireGuard sent to a peer, as its own counter says.", []string{"peer"}, nil)
+	descVPNPath = prometheus.NewDesc("muster_vpn_path", "1 for the path that packets to a peer take: direct, relay or none.", []string{"peer", "path"}, nil)
 	descPeers   = prometheus.NewDesc("muster_peers_connected", "Peers that the control plane is connected to.", nil, nil)
 )
 
@@ -64,8 +67,17 @@ func (c siteCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descClash, float64(len(a.conflicts())))
 	}
 	a.mu.Lock()
-	l, membership := a.ledger, a.membership
+	l, membership, mesh := a.ledger, a.membership, a.mesh
 	a.mu.Unlock()
+	if mesh != nil {
+		// A device that cannot be read says so in `muster why`.
+		peers, _ := mesh.vpn.Peers()
+		for _, p := range peers {
+			ch <- prometheus.MustNewConstMetric(descVPNIn, prometheus.CounterValue, float64(p.ReceivedBytes), p.ID)
+			ch <- prometheus.MustNewConstMetric(descVPNOut, prometheus.CounterValue, float64(p.SentBytes), p.ID)
+			gauge(descVPNPath, 1, p.ID, string(mesh.path(p.Address.String())))
+		}
+	}
 	if membership != nil {
 		count := map[p2p.MemberStatus]float64{}
 		for _, m := range membership.Members() {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ type RecoveryRequest struct {
 	// Yes does it; else only the plan is made.
 	Yes bool `json:"yes"`
 	// LoseNewer goes on although a node that cannot be reached was seen with newer
-	// decisions.
+	// decisions, or decisions that a worker alone has are left out.
 	LoseNewer bool `json:"lose_newer"`
 }
 
@@ -98,7 +99,7 @@ func (m *member) planRecovery(ctx context.Context, ask RecoveryRequest) (Recover
 	sightings := m.ledger.Survey(ctx)
 	in := recoveryInput{
 		self: a.identity.ID(), status: m.ledger.Status(), sightings: sightings, loseNewer: ask.LoseNewer,
-		serving: a.distro.State().Serving, facts: map[peer.ID]Facts{}, name: a.nameOf,
+		own: m.ledger.View(), serving: a.distro.State().Serving, facts: map[peer.ID]Facts{}, name: a.nameOf,
 	}
 	for _, f := range a.facts.All() {
 		if facts, ok := a.factsOf(f.ID); ok && f.ID != in.self {
@@ -128,6 +129,7 @@ type recoveryInput struct {
 	self      peer.ID
 	status    ledger.Status
 	sightings []ledger.Sighting // this node's first
+	own       ledger.View       // what this node itself has
 	from      ledger.Copy       // the source's
 	state     roles.State       // what it says
 	facts     map[peer.ID]Facts // of others
@@ -141,11 +143,51 @@ type recoveryInput struct {
 func (in recoveryInput) source() peer.ID {
 	best := in.sightings[0]
 	for _, s := range in.sightings[1:] {
-		if s.Site == best.Site && s.Index > best.Index {
+		if s.Site == best.Site && s.Index > best.Index && (in.believed(s.Node) || !in.loseNewer) {
 			best = s
 		}
 	}
 	return best.Node
+}
+
+// believed tells whether a copy needs nobody to vouch for it. How far a copy goes,
+// and what is in it, is its holder's word. A master's counts; a worker's only where
+// there is nothing better.
+func (in recoveryInput) believed(id peer.ID) bool {
+	masters := ledger.Masters(in.own)
+	return id == in.self || slices.Contains(masters, id) || !slices.Contains(masters, in.self)
+}
+
+// unvouched names what a worker's copy alone says, and would give it power if it
+// were a lie.
+func (in recoveryInput) unvouched() []string {
+	if in.believed(in.source()) {
+		return nil
+	}
+	return powersChanged(in.own, in.from.View())
+}
+
+// powersChanged names in what two copies differ that gives a node power.
+func powersChanged(own, theirs ledger.View) []string {
+	var all []string
+	if !slices.Equal(ledger.Masters(own), ledger.Masters(theirs)) {
+		all = append(all, "who is a master")
+	}
+	for _, kind := range []struct{ prefix, name string }{
+		{ledger.KeyPolicy, "the policy"},
+		{ledger.KeyEpoch, "who initialises Kubernetes"},
+		{ledger.KeyEnrolment, "the token"},
+		{ledger.PrefixSecret, "the secrets"},
+		{ledger.PrefixRevoked, "who was revoked"},
+	} {
+		same := func(a, b ledger.Entry) bool {
+			return a.Key == b.Key && a.Index == b.Index && bytes.Equal(a.Value, b.Value)
+		}
+		if !slices.EqualFunc(own.List(kind.prefix), theirs.List(kind.prefix), same) {
+			all = append(all, kind.name)
+		}
+	}
+	return all
 }
 
 func (in recoveryInput) reached(id peer.ID) bool {
@@ -189,12 +231,17 @@ func (in recoveryInput) masters() []peer.ID { return ledger.Masters(in.from.View
 // highest is the highest generation seen anywhere.
 func (in recoveryInput) highest() uint64 {
 	highest := max(in.status.Site.Generation, in.status.Superseded)
+	consider := func(claimed uint64) {
+		if ledger.Supersedes(claimed, in.status.Site.Generation) { // no claim that is out of all bounds
+			highest = max(highest, claimed)
+		}
+	}
 	for _, s := range in.sightings {
-		highest = max(highest, s.Site.Generation)
+		consider(s.Site.Generation)
 	}
 	for id, f := range in.facts {
 		if ledger.IsMember(in.from.View(), id) {
-			highest = max(highest, f.Ledger.Generation)
+			consider(f.Ledger.Generation)
 		}
 	}
 	return highest
@@ -227,6 +274,10 @@ func (in recoveryInput) refusals() []string {
 	}
 	if !in.loseNewer {
 		all = append(all, in.newer()...)
+	}
+	if what := in.unvouched(); len(what) > 0 {
+		all = append(all, fmt.Sprintf("the newest copy is that of the worker %s, and it alone says what changed about %s: bring a master with it in reach, or say --lose-newer to go on from what masters have",
+			in.name(in.source()), enumerate(what)))
 	}
 	if in.isMaster() {
 		if in.serving && embeddedEtcd(in.state) && len(in.masters()) > 1 {

@@ -183,6 +183,23 @@ func TestAServersDataSurvivesARecoveryOnlyOnTheNodeThatWasKept(t *testing.T) { /
 	}
 }
 
+func TestWhatAWorkersCopyAloneSaysAboutPowerIsNamed(t *testing.T) {
+	own := siteOfAB(t)
+	require.Empty(t, powersChanged(own, own))
+	entries := own.List("")
+	named := ledger.NewView(12, append(entries, record(t, ledger.PrefixName+idB, 11, ledger.Name{Name: "b"}))...)
+	require.Empty(t, powersChanged(own, named), "a name gives nobody power")
+	var promoted []ledger.Entry
+	for _, e := range entries {
+		if e.Key == ledger.PrefixRole+idB {
+			e = record(t, e.Key, 11, ledger.Role{Role: "master/ha"})
+		}
+		promoted = append(promoted, e)
+	}
+	promoted = append(promoted, record(t, ledger.KeyEnrolment, 12, map[string]any{"epoch": 1}))
+	require.Equal(t, []string{"who is a master", "the token"}, powersChanged(own, ledger.NewView(12, promoted...)))
+}
+
 func TestANewcomerAsksTheNewestGenerationAndNoneOfTwoThatAreEqual(t *testing.T) {
 	old, one, twin := ledger.Site{ID: "s"}, ledger.Site{ID: "s", Generation: 1<<32 | 5}, ledger.Site{ID: "s", Generation: 1<<32 | 7}
 	require.Equal(t, []ledger.Site{one}, currentSites([]ledger.Site{old, one, old, one}))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/muster-edge/muster/node/k3s"
 	"github.com/muster-edge/muster/p2p/ledger"
 	"github.com/muster-edge/muster/roles"
 )
@@ -111,6 +112,9 @@ func (m *member) changeCluster(ctx context.Context, view ledger.View, state role
 	there := state.Epoch != nil && state.Epoch.CAHash != ""
 	if r := state.Replacement; r != nil && r.Step == roles.StepRemove && there {
 		if !m.agent.distro.State().Serving {
+			if r.Survivor != "" && r.Survivor != m.self() {
+				return []string{fmt.Sprintf("%s has to go on alone with etcd's data before %s is taken out of the cluster", m.name(r.Survivor), m.name(r.Old))}, nil
+			}
 			return []string{"this node coordinates, and its own API server has to answer before it can take " + m.name(r.Old) + " out of the cluster"}, nil
 		}
 		if h := m.health(state)[r.Old]; h.Alive && !h.Stopped {
@@ -137,7 +141,7 @@ func (m *member) forgetOutcasts(ctx context.Context, view ledger.View, state rol
 			continue
 		}
 		if !m.registered(state, o.record.Hostname) {
-			if err := m.agent.cluster.Forget(ctx, o.record.Hostname); err != nil {
+			if err := m.agent.cluster.Forget(ctx, o.record.Hostname, m.unchanged(view, ledger.RevokedKey(o.id))); err != nil {
 				all = errors.Join(all, err)
 				continue
 			}
@@ -158,6 +162,20 @@ func (m *member) forgetOutcasts(ctx context.Context, view ledger.View, state rol
 		}
 	}
 	return all
+}
+
+// unchanged asks a majority whether a record is still the one in view: an executor
+// that was frozen since then acts for nobody (history S14).
+func (m *member) unchanged(view ledger.View, key string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if err := m.ledger.Sync(ctx); err != nil {
+			return err
+		}
+		if now := m.ledger.View().IndexOf(key); now != view.IndexOf(key) {
+			return fmt.Errorf("%w: %s was decided anew meanwhile", ledger.ErrConflict, key)
+		}
+		return nil
+	}
 }
 
 // registered tells whether a member of that name is a Node that is Ready.
@@ -181,33 +199,68 @@ func (m *member) name(id roles.NodeID) string {
 	return m.agent.nameOf(node)
 }
 
-// takeOut removes the etcd member first, by its ID, and then the Node.
+// takeOut removes the etcd member first, by its ID, and then the Node. A member that
+// the old node came to be after the replacement was planned is named in it first, so
+// that what is removed is always what was committed.
 func (m *member) takeOut(ctx context.Context, view ledger.View, state roles.State, r roles.Replacement) error {
 	a := m.agent
+	fail := func(err error) error { return fmt.Errorf("take %s out of the cluster: %w", m.name(r.Old), err) }
 	if r.Member != "" {
 		id, err := strconv.ParseUint(r.Member, 16, 64)
 		if err != nil {
-			return fmt.Errorf("take %s out of the cluster: etcd member %q: %w", m.name(r.Old), r.Member, err)
+			return fail(fmt.Errorf("etcd member %q: %w", r.Member, err))
 		}
 		if err := a.cluster.Remove(ctx, id); err != nil {
-			return fmt.Errorf("take %s out of the cluster: %w", m.name(r.Old), err)
+			return fail(err)
+		}
+	}
+	if embeddedEtcd(state) {
+		left, err := m.membersOf(ctx, state, r.Old)
+		if err != nil {
+			return fail(err)
+		}
+		if len(left) > 0 {
+			return m.carryOn(ctx, view, roles.NameMember{Old: r.Old, Member: left[0].Hex()})
 		}
 	}
 	if name := state.Names[r.Old]; name != "" {
-		if err := a.cluster.Forget(ctx, name); err != nil {
-			return fmt.Errorf("take %s out of the cluster: %w", m.name(r.Old), err)
+		if err := a.cluster.Forget(ctx, name, m.unchanged(view, ledger.KeyReplacement)); err != nil {
+			return fail(err)
 		}
 	}
-	txn, err := transaction(view, []roles.Decision{roles.AdvanceReplacement{Old: r.Old}})
-	if err != nil {
+	if err := m.carryOn(ctx, view, roles.AdvanceReplacement{Old: r.Old}); err != nil {
 		return err
-	}
-	if _, err := m.ledger.Propose(ctx, txn); err != nil && !errors.Is(err, ledger.ErrConflict) {
-		return fmt.Errorf("say that %s is out of the cluster: %w", m.name(r.Old), err)
 	}
 	a.log.Info("taken out of the cluster", LogPeer, string(r.Old), "member", r.Member)
 	a.events.add("replacement", m.name(r.Old)+" is out of the cluster", r.Reason)
 	return nil
+}
+
+// carryOn commits the next decision of the replacement, unless it has changed
+// meanwhile.
+func (m *member) carryOn(ctx context.Context, view ledger.View, d roles.Decision) error {
+	txn, err := transaction(view, []roles.Decision{d})
+	if err != nil {
+		return err
+	}
+	if _, err := m.ledger.Propose(ctx, txn); err != nil && !errors.Is(err, ledger.ErrConflict) {
+		return fmt.Errorf("commit %q: %w", d, err)
+	}
+	return nil
+}
+
+// membersOf lists what of a node is in the etcd of this node's server.
+func (m *member) membersOf(ctx context.Context, state roles.State, id roles.NodeID) ([]k3s.EtcdMember, error) {
+	node, err := peerOf(id)
+	if err != nil {
+		return nil, err
+	}
+	f, _ := m.agent.factsOf(node)
+	hosts := m.etcdHosts(state, id, f)
+	members, err := m.agent.cluster.Members(ctx)
+	return slices.DeleteFunc(members, func(member k3s.EtcdMember) bool {
+		return !slices.ContainsFunc(hosts, func(host string) bool { return sameHost(host, member.Host) })
+	}), err
 }
 
 // clearAll lets nodes begin the tenure that they have wiped for, once the cluster
@@ -230,7 +283,7 @@ func (m *member) clearAll(ctx context.Context, view ledger.View, state roles.Sta
 			continue // it has not wiped yet
 		}
 		if there {
-			if err := m.clearCluster(ctx, state, id, f); err != nil {
+			if err := m.clearCluster(ctx, view, state, node); err != nil {
 				all = errors.Join(all, fmt.Errorf("forget what %s was: %w", m.name(id), err))
 				continue
 			}
@@ -252,21 +305,19 @@ func (m *member) clearAll(ctx context.Context, view ledger.View, state roles.Sta
 	return all
 }
 
-func (m *member) clearCluster(ctx context.Context, state roles.State, id roles.NodeID, f Facts) error {
-	if usesEtcd(state) {
-		members, err := m.agent.cluster.Members(ctx)
+func (m *member) clearCluster(ctx context.Context, view ledger.View, state roles.State, node peer.ID) error {
+	if embeddedEtcd(state) {
+		members, err := m.membersOf(ctx, state, nodeID(node))
 		if err != nil {
 			return err
 		}
 		for _, member := range members {
-			if slices.ContainsFunc(m.etcdHosts(state, id, f), func(host string) bool { return sameHost(host, member.Host) }) {
-				if err := m.agent.cluster.Remove(ctx, member.ID); err != nil {
-					return err
-				}
+			if err := m.agent.cluster.Remove(ctx, member.ID); err != nil {
+				return err
 			}
 		}
 	}
-	return m.agent.cluster.Forget(ctx, state.Names[id])
+	return m.agent.cluster.Forget(ctx, state.Names[nodeID(node)], m.unchanged(view, ledger.RoleKey(node)))
 }
 
 // noteTenure publishes for which tenure this node has nothing left of before.

@@ -177,14 +177,10 @@ func (a *Agent) revoke(ctx context.Context, r Revocation) (Revoked, error) {
 		return Revoked{}, err
 	}
 	out := Revoked{ID: id.String(), Hostname: name, Notes: []string{}}
-	if slices.Contains(ledger.Masters(view), id) {
-		// etcd has to forget its member before another takes the place.
-		if state.Policy.Kubernetes && state.Policy.HA {
-			return Revoked{}, fmt.Errorf("%w: %s is a master of the cluster: `muster node remove %s` takes it out of etcd first, then it is revoked", ErrRefused, name, name)
-		}
-		if err := m.mayRevokeMaster(view, id, name, r.Yes); err != nil {
-			return Revoked{}, err
-		}
+	if err := m.mayRevoke(view, state, id, name, r.Yes); err != nil {
+		return Revoked{}, err
+	}
+	if wasMaster(view, id) {
 		out.Notes = append(out.Notes, keptByMaster(name))
 	}
 	txn, token, err := m.revocation(view, id, ledger.Revoked{Hostname: name, Reason: r.Reason})
@@ -261,9 +257,27 @@ func (m *member) siteName(state roles.State, id peer.ID) string {
 	return m.agent.nameOf(id)
 }
 
-// mayRevokeMaster refuses what would leave the site without decisions, and what
-// the caller has not said to know.
-func (m *member) mayRevokeMaster(view ledger.View, id peer.ID, name string, yes bool) error {
+// wasMaster tells whether a node is a master, or was removed as one.
+func wasMaster(view ledger.View, id peer.ID) bool {
+	removed, _, err := ledger.Read[ledger.Removed](view, ledger.RemovedKey(id))
+	return slices.Contains(ledger.Masters(view), id) || err == nil && ledger.IsMaster(removed.Value.Role)
+}
+
+// mayRevoke refuses to revoke a master when that would leave the site without
+// decisions, or when the caller has not said to know what a master keeps.
+func (m *member) mayRevoke(view ledger.View, state roles.State, id peer.ID, name string, yes bool) error {
+	unsaid := fmt.Errorf("%w: %s; say --yes if that is understood", ErrRefused, keptByMaster(name))
+	switch {
+	case !wasMaster(view, id):
+		return nil
+	case !slices.Contains(ledger.Masters(view), id) && yes:
+		return nil
+	case !slices.Contains(ledger.Masters(view), id):
+		return unsaid
+	case state.Policy.Kubernetes && state.Policy.HA:
+		// etcd has to forget its member before another takes the place.
+		return fmt.Errorf("%w: %s is a master of the cluster: `muster node remove %s` takes it out of etcd first, then it is revoked; know that %s", ErrRefused, name, name, keptByMaster(name))
+	}
 	var rest, up []peer.ID
 	alive := m.alive()
 	for _, voter := range m.ledger.Status().Voters {
@@ -283,7 +297,7 @@ func (m *member) mayRevokeMaster(view ledger.View, id peer.ID, name string, yes 
 	case len(up) < needed:
 		return fmt.Errorf("%w: without %s %d of %d masters must be up, and %d are: bring the others back first", ErrRefused, name, needed, len(rest), len(up))
 	case !yes:
-		return fmt.Errorf("%w: %s; say --yes if that is understood", ErrRefused, keptByMaster(name))
+		return unsaid
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func siteState(view ledger.View) (roles.State, error) {
 	if replacing {
 		r := open.Value
 		s.Replacement = &roles.Replacement{
-			Old: roles.NodeID(r.Old), Member: r.Member, Successor: roles.NodeID(r.Successor),
+			Old: roles.NodeID(r.Old), Member: r.Member, Survivor: roles.NodeID(r.Survivor), Successor: roles.NodeID(r.Successor),
 			Step: roles.Step(r.Step), Gone: r.Gone, Reason: r.Reason,
 		}
 	}

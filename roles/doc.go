@@ -43,6 +43,5 @@
 //
 // # What is not here yet
 //
-// Growing or shrinking the set of masters, and a control plane that loses its majority while it forms (history S16): that
-// waits for an operator.
+// Growing or shrinking the set of masters.
 package roles

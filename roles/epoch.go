@@ -74,7 +74,7 @@ func (p *planner) planEpoch() {
 
 func (p *planner) superviseInit(epoch Epoch) {
 	m, known := p.state.member(epoch.Init)
-	gone := !known || m.Removed
+	gone := !known || m.Removed || p.state.Roles[epoch.Init] == Worker // one whose place was given on
 	dead := p.seenDead(epoch.Init)
 	if !gone && dead == 0 {
 		return

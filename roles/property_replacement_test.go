@@ -1,6 +1,8 @@
 package roles
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +26,29 @@ func (h *history) loseMaster(t *rapid.T) {
 	h.now += 3 * time.Minute
 }
 
+// strand leaves etcd with two members of which one is lost, before anybody else has joined (history S16).
+func (h *history) strand(t *rapid.T) {
+	if !h.state.hasEtcd() || h.state.formed() {
+		t.Skip("no control plane forms")
+	}
+	if len(h.etcd) == 1 {
+		h.startKubernetes(t, h.pick(t, func(id NodeID, m *machine) bool {
+			return h.inService(id) && h.state.Roles[id].IsMaster() && h.memberOf(id) == ""
+		}))
+	}
+	if len(h.etcd) != 2 {
+		t.Skip("etcd has not two members")
+	}
+	lost := h.pick(t, func(id NodeID, m *machine) bool { return h.inService(id) && h.memberOf(id) != "" })
+	if rapid.Bool().Draw(t, "killed") {
+		h.setUp(lost, false)
+	} else {
+		h.cutOff(lost)
+	}
+	h.newCoordinator(t)
+	h.now += FormationGrace
+}
+
 func (h *history) askForOne(t *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(t, "rarely") > 0 {
 		t.Skip("not this time")
@@ -40,8 +65,19 @@ func (h *history) executeNow(t *rapid.T) {
 		t.Skip("nobody is replaced")
 	}
 	before := h.etcdServes()
-	h.execute(*h.state.Replacement)
+	h.doExecute(t, *h.state.Replacement)
 	require.True(t, !before || h.etcdServes() || len(h.etcd) == 0, "a removal cost etcd its majority")
+}
+
+// doExecute checks that etcd is only ever cut down to one of two.
+func (h *history) doExecute(t *rapid.T, r Replacement) bool {
+	alone := h.state.hasEtcd() && len(h.etcd) > 0 && !h.etcdServes()
+	owners := slices.Sorted(maps.Values(h.etcd))
+	done := h.execute(r)
+	if done && alone {
+		require.ElementsMatch(t, []NodeID{r.Old, r.Survivor}, owners, "what others of etcd wrote is lost")
+	}
+	return done
 }
 
 // lookForLater is an executor that freezes between its look and its deed (history S14).
@@ -59,7 +95,7 @@ func (h *history) executeLate(t *rapid.T) {
 	r := rapid.SampledFrom(h.looked).Draw(t, "looked")
 	owner, there := h.etcd[r.Member]
 	before := h.state.Replacement
-	if !h.execute(r) {
+	if !h.doExecute(t, r) {
 		return
 	}
 	require.True(t, !there || owner == r.Old, "a late executor removed somebody else")
@@ -87,8 +123,12 @@ func (h *history) checkReplacement(t *rapid.T, state State, r Replacement) {
 		after = min(after, FormationGrace)
 	}
 	require.GreaterOrEqual(t, h.now-max(h.office, h.lastSeen[r.Old]), after, "a master is replaced too early")
-	require.True(t, r.Successor != "" && h.inService(r.Successor), "replaced, and nobody takes the place")
-	if state.hasEtcd() && r.Member != "" {
+	require.True(t, r.Successor != "" && h.inService(r.Successor) || r.Survivor != "", "replaced, and nobody takes the place")
+	if state.hasEtcd() && r.Member != "" && r.Survivor == "" {
 		require.True(t, h.etcdServes(), "replaced without a majority of etcd")
+	}
+	if r.Survivor != "" {
+		require.False(t, h.etcdServes() || state.formed(), "etcd is cut down without need")
+		require.ElementsMatch(t, []NodeID{r.Old, r.Survivor}, slices.Sorted(maps.Values(h.etcd)), "etcd is cut down to one of more than two")
 	}
 }

@@ -17,37 +17,59 @@ import (
 // at the end that the site, once left in peace, becomes what it was asked to be.
 func TestPromisesHoldOverRandomHistories(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		h := foundRandomSite(t)
-		t.Repeat(map[string]func(*rapid.T){
-			"kill":            h.kill,
-			"boot":            h.boot,
-			"cut":             h.cut,
-			"rejoin":          h.rejoinOne,
-			"wait":            h.wait,
-			"new coordinator": h.newCoordinator,
-			"plan":            h.planWhole,
-			"plan in part":    h.planInPart,
-			"plan for later":  h.planForLater,
-			"late plan":       h.latePlan,
-			"join":            h.join,
-			"hear":            h.hear,
-			"conflict":        h.conflict,
-			"remove":          h.removeOne,
-			"lose init":       h.loseInit,
-			"lease":           h.lease,
-			"lose master":     h.loseMaster,
-			"ask":             h.askForOne,
-			"execute":         h.executeNow,
-			"look":            h.lookForLater,
-			"late executor":   h.executeLate,
-			"clear":           func(*rapid.T) { h.clear() },
-			"start":           h.start,
-			"start all":       h.startAll,
-			"commit CA":       h.commit,
-			"":                h.check,
-		})
+		h := foundRandomSite(t, randomPolicy().Draw(t, "policy"))
+		t.Repeat(h.actions())
 		h.settle(t)
 	})
+}
+
+// TestPromisesHoldWhileTheControlPlaneForms begins where a cluster was just initialised, which few random histories reach.
+func TestPromisesHoldWhileTheControlPlaneForms(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		policy := randomPolicy().Draw(t, "policy")
+		policy.HA, policy.Kubernetes, policy.Auto = true, true, true
+		policy.AdditionalMasters = rapid.SampledFrom([]int{2, 2, 4}).Draw(t, "masters")
+		h := foundRandomSite(t, policy)
+		h.planWhole(t)
+		if h.state.Epoch != nil {
+			h.startKubernetes(t, h.state.Epoch.Init)
+			h.commit(t)
+		}
+		t.Repeat(h.actions())
+		h.settle(t)
+	})
+}
+
+func (h *history) actions() map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"kill":            h.kill,
+		"boot":            h.boot,
+		"cut":             h.cut,
+		"rejoin":          h.rejoinOne,
+		"wait":            h.wait,
+		"new coordinator": h.newCoordinator,
+		"plan":            h.planWhole,
+		"plan in part":    h.planInPart,
+		"plan for later":  h.planForLater,
+		"late plan":       h.latePlan,
+		"join":            h.join,
+		"hear":            h.hear,
+		"conflict":        h.conflict,
+		"remove":          h.removeOne,
+		"lose init":       h.loseInit,
+		"lease":           h.lease,
+		"lose master":     h.loseMaster,
+		"strand etcd":     h.strand,
+		"ask":             h.askForOne,
+		"execute":         h.executeNow,
+		"look":            h.lookForLater,
+		"late executor":   h.executeLate,
+		"clear":           func(*rapid.T) { h.clear() },
+		"start":           h.start,
+		"start all":       h.startAll,
+		"commit CA":       h.commit,
+		"":                h.check,
+	}
 }
 
 // history is a simulated site, and what was true of it before.
@@ -67,12 +89,11 @@ type history struct {
 	inits map[int]NodeID // who initialised a cluster for an epoch
 }
 
-func foundRandomSite(t *rapid.T) *history {
+func foundRandomSite(t *rapid.T, policy Policy) *history {
 	h := &history{
 		simulation: newSimulation(), owner: map[netip.Addr]NodeID{}, addr: map[NodeID]netip.Addr{},
 		tenure: map[NodeID]int{}, name: map[NodeID]string{}, role: map[NodeID]Role{}, inits: map[int]NodeID{},
 	}
-	policy := randomPolicy().Draw(t, "policy")
 	for range rapid.IntRange(0, 6).Draw(t, "others") {
 		h.powerOn(h.randomMachine(t, policy))
 	}
@@ -203,7 +224,7 @@ func (h *history) next(t *rapid.T) []Decision {
 		case OpenReplacement:
 			h.checkReplacement(t, before, d.Replacement)
 		case GivePlace:
-			if d.Successor != "" {
+			if d.Successor != "" && d.Successor != d.Old {
 				require.True(t, h.inService(d.Successor) && !h.machines[d.Successor].Conflict, "a dead successor")
 			}
 		}
@@ -214,7 +235,7 @@ func (h *history) next(t *rapid.T) []Decision {
 // checkGone is the rule of supersession seen from outside: the coordinator in office has itself seen the node dead.
 func (h *history) checkGone(t *rapid.T, state State) {
 	id := state.Epoch.Init
-	if m, known := state.member(id); !known || m.Removed {
+	if m, known := state.member(id); !known || m.Removed || state.Roles[id] == Worker {
 		return
 	}
 	require.False(t, h.inService(id), "a live init master is superseded")
@@ -437,15 +458,20 @@ func (h *history) checkEverybodyHasARoleOrAReason(t *rapid.T, plan Plan) {
 	}
 }
 
-// etcdWasRemoved tells whether so many of etcd's members were thrown out of the site, one by one, that nothing can bring it back.
+// etcdWasRemoved tells whether so many of etcd's members were thrown out of the site, one by one or while another left its
+// place, that nothing can bring it back.
 func (h *history) etcdWasRemoved() bool {
-	removed := 0
+	removed, leaving := 0, 0
 	for _, owner := range h.etcd {
-		if m, _ := h.state.member(owner); m.Removed {
+		m, _ := h.state.member(owner)
+		switch r := h.state.Replacement; {
+		case m.Removed:
 			removed++
+		case r != nil && r.Old == owner && r.Step == StepRemove:
+			leaving++
 		}
 	}
-	return removed > 0 && removed >= (len(h.etcd)+1)/2
+	return removed > 0 && removed+leaving >= (len(h.etcd)+1)/2
 }
 
 func (h *history) checkClusterIsThere(t *rapid.T) {

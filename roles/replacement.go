@@ -26,6 +26,8 @@ type Replacement struct {
 	// Old leaves its place. Member is its etcd member, "" when it is none.
 	Old    NodeID
 	Member string
+	// Survivor goes on alone with etcd's data when it is not "": Old and it were all of etcd (history S16).
+	Survivor NodeID
 	// Successor takes the place, "" when nobody does.
 	Successor NodeID
 	Step      Step
@@ -49,12 +51,22 @@ const (
 // Requires: no replacement is open but one whose successor is Old.
 type OpenReplacement struct{ Replacement }
 
+// NameMember says which etcd member the old node is, when it came to be one after the replacement was planned, and who goes
+// on alone if only one other was.
+// Requires: the replacement of Old is at StepRemove.
+type NameMember struct {
+	Old      NodeID
+	Member   string
+	Survivor NodeID
+}
+
 // AdvanceReplacement says that the old node is out of the cluster.
 // Requires: the replacement of Old is at StepRemove.
 type AdvanceReplacement struct{ Old NodeID }
 
-// GivePlace makes the old node a worker, or no member, and the successor a master, at once.
-// Requires: the replacement of Old is at StepRemoved, and the successor is a worker.
+// GivePlace makes the old node a worker, or no member, and the successor a master, at once. An old node that is its own
+// successor keeps its place, and begins it anew.
+// Requires: the replacement of Old is at StepRemoved, and another successor is a worker.
 type GivePlace struct {
 	Old, Successor NodeID
 	Gone           bool
@@ -69,12 +81,14 @@ type CloseReplacement struct{ Old NodeID }
 type DropRequest struct{ ID NodeID }
 
 func (OpenReplacement) isDecision()    {}
+func (NameMember) isDecision()         {}
 func (AdvanceReplacement) isDecision() {}
 func (GivePlace) isDecision()          {}
 func (CloseReplacement) isDecision()   {}
 func (DropRequest) isDecision()        {}
 
 func (d OpenReplacement) String() string    { return spell(d) }
+func (d NameMember) String() string         { return spell(d) }
 func (d AdvanceReplacement) String() string { return spell(d) }
 func (d GivePlace) String() string          { return spell(d) }
 func (d CloseReplacement) String() string   { return spell(d) }
@@ -90,16 +104,28 @@ func aboutReplacement(d Decision) (NodeID, string) {
 		if d.Member != "" {
 			what += ", etcd member " + d.Member
 		}
+		if d.Survivor != "" {
+			what += ", etcd goes on with " + shown("", d.Survivor) + " alone"
+		}
 		if d.Successor != "" {
 			what += ", successor " + shown("", d.Successor)
 		}
 		return d.Old, fmt.Sprintf("%s (%s)", what, d.Reason)
+	case NameMember:
+		what := "is etcd member " + d.Member
+		if d.Survivor != "" {
+			what += ", etcd goes on with " + shown("", d.Survivor) + " alone"
+		}
+		return d.Old, what
 	case AdvanceReplacement:
 		return d.Old, "is out of the cluster"
 	case GivePlace:
 		what := "role worker"
-		if d.Gone {
+		switch {
+		case d.Gone:
 			what = "no member any more"
+		case d.Successor == d.Old:
+			return d.Old, "keeps its place, and begins it anew"
 		}
 		if d.Successor != "" {
 			what += ", its place goes to " + shown("", d.Successor)
@@ -123,6 +149,10 @@ func (s *State) applyReplacement(d Decision) {
 			s.Replacement = &opened
 			delete(s.Requests, d.Old)
 		}
+	case NameMember:
+		if r != nil && r.Old == d.Old && r.Step == StepRemove {
+			r.Member, r.Survivor = d.Member, cmp.Or(r.Survivor, d.Survivor)
+		}
 	case AdvanceReplacement:
 		if r != nil && r.Old == d.Old && r.Step == StepRemove {
 			r.Step = StepRemoved
@@ -143,6 +173,13 @@ func (s *State) applyReplacement(d Decision) {
 }
 
 func (s *State) givePlace(d GivePlace) {
+	if d.Successor == d.Old {
+		if s.Roles[d.Old].IsMaster() {
+			s.beginTenure(d.Old)
+		}
+		s.Replacement = nil
+		return
+	}
 	if d.Successor != "" {
 		others := 0
 		for _, m := range s.live() {
@@ -217,6 +254,10 @@ func (p *planner) continueReplacement(r Replacement) {
 			p.decide(AdvanceReplacement{Old: r.Old})
 		case p.alive(r.Old) && !p.Health[r.Old].Stopped:
 			p.wait(r.Old, "it leaves its place (%s): its Kubernetes has to stop first", r.Reason)
+		case r.Survivor == "" && p.otherVoter(r.Old) != "":
+			p.decide(NameMember{Old: r.Old, Member: p.Health[r.Old].EtcdMember, Survivor: p.otherVoter(r.Old)})
+		case r.Survivor != "" && !p.alive(r.Survivor):
+			p.wait(r.Old, "it leaves its place (%s), and %s, which alone has etcd's data, is dead: power it on", r.Reason, p.state.shown(r.Survivor))
 		default:
 			p.wait(r.Old, "it leaves its place (%s): a master takes it out of the cluster", r.Reason)
 		}
@@ -234,8 +275,7 @@ func (p *planner) giveOn(r Replacement) {
 			successor = p.successor(r.Old)
 		}
 		if successor == "" && !r.Gone {
-			p.wait(r.Old, "it is out of the cluster, and its place waits for a live worker that may become a master")
-			return
+			successor = r.Old // there is nobody else, and it has lost nothing but its data
 		}
 	}
 	p.decide(GivePlace{Old: r.Old, Successor: successor, Gone: r.Gone, Reason: r.Reason})
@@ -290,7 +330,7 @@ func (p *planner) superviseMaster(id NodeID) {
 		return
 	}
 	h := p.Health[id]
-	successor := p.successor(id)
+	successor, survivor := p.successor(id), p.survivor(id)
 	switch {
 	case h.Conflict:
 		// planAddress says so.
@@ -313,11 +353,11 @@ func (p *planner) superviseMaster(id NodeID) {
 		p.wait(id, "it is not replaced: %s", p.etcdObjects(id, after))
 	case p.needed(id) != "":
 		p.wait(id, "it is not replaced: %s", p.needed(id))
-	case successor == "":
+	case successor == "" && survivor == "":
 		p.wait(id, "it is dead, and no live worker may take its place")
 	default:
 		p.decide(OpenReplacement{Replacement{
-			Old: id, Member: h.EtcdMember, Successor: successor, Step: StepRemove,
+			Old: id, Member: h.EtcdMember, Survivor: survivor, Successor: successor, Step: StepRemove,
 			Reason: fmt.Sprintf("dead for %s", after),
 		}})
 	}
@@ -329,6 +369,8 @@ func (p *planner) etcdObjects(id NodeID, after time.Duration) string {
 	switch {
 	case !p.state.hasEtcd() || h.EtcdMember == "":
 		return "" // it never was one, or was removed already and died before it came back
+	case p.survivor(id) != "":
+		return ""
 	case !h.EtcdDead:
 		return "etcd on another master still reaches it, or has not said"
 	case min(h.EtcdDeadFor, p.Now) < after && p.state.formed():
@@ -349,7 +391,7 @@ func (p *planner) needed(id NodeID) string {
 	if others < (masters-1)/2+1 {
 		return fmt.Sprintf("of the %d other masters %d are alive, which is no majority: `muster ledger recover` is the way out", masters-1, others)
 	}
-	if !p.state.hasEtcd() {
+	if !p.state.hasEtcd() || p.survivor(id) != "" {
 		return ""
 	}
 	members, serving := 0, p.servingOthers(id)
@@ -366,6 +408,42 @@ func (p *planner) needed(id NodeID) string {
 		return fmt.Sprintf("of the %d members of etcd %d others answer, which is no majority without it", members, serving)
 	}
 	return ""
+}
+
+// survivor returns who goes on alone without a master that is dead for long enough, "" if nobody does.
+func (p *planner) survivor(id NodeID) NodeID {
+	if dead := p.seenDead(id); dead == 0 || dead < p.lostAfter() {
+		return ""
+	}
+	return p.otherVoter(id)
+}
+
+// otherVoter returns the one master that has all of etcd's data when one that does not run and it are etcd's only voters,
+// which happens while the control plane forms (history S16): nothing is written, and nobody joins. What a majority of two has
+// written both have, so nothing is lost when the other goes on alone. It is "" in every other case, and while anything speaks
+// against it.
+func (p *planner) otherVoter(id NodeID) NodeID {
+	lost := p.Health[id]
+	if p.state.formed() || !p.state.hasEtcd() || lost.EtcdMember == "" || lost.EtcdLearner {
+		return ""
+	}
+	survivor := NodeID("")
+	for _, m := range p.state.live() {
+		h := p.Health[m.ID]
+		if m.ID == id || !p.state.Roles[m.ID].IsMaster() || !p.alive(m.ID) {
+			continue
+		}
+		voter := h.EtcdMember != "" && !h.EtcdLearner
+		switch {
+		case h.Unheard || h.Conflict || h.EtcdServing:
+			return ""
+		case voter && (survivor != "" || h.EtcdVoters != 2 || min(h.AliveFor, p.Now) < p.lostAfter()):
+			return "" // one that has just come back may yet find others
+		case voter:
+			survivor = m.ID
+		}
+	}
+	return survivor
 }
 
 // servingOthers counts the other live masters whose etcd answers.
@@ -439,7 +517,7 @@ func (p *planner) planRequests() {
 		if p.state.Replacement != nil {
 			continue // its turn comes
 		}
-		r := Replacement{Old: id, Member: p.Health[id].EtcdMember, Step: StepRemove, Gone: request != RequestReplace, Reason: "asked to " + string(request)}
+		r := Replacement{Old: id, Member: p.Health[id].EtcdMember, Survivor: p.survivor(id), Step: StepRemove, Gone: request != RequestReplace, Reason: "asked to " + string(request)}
 		if slices.Contains(p.placeHolders(), id) {
 			r.Successor = p.successor(id)
 		}
@@ -469,7 +547,7 @@ func (p *planner) refuses(id NodeID, request Request) string {
 		return "it is initialising the cluster"
 	case p.needed(id) != "":
 		return p.needed(id)
-	case request == RequestReplace && p.successor(id) == "":
+	case request == RequestReplace && p.successor(id) == "" && p.survivor(id) == "":
 		return "no live worker may take its place"
 	}
 	return ""

@@ -20,6 +20,7 @@ type machine struct {
 	data   Data // of Kubernetes, Epoch 0: none
 	lease  bool
 	votes  bool
+	listed []string // members of etcd, when its own last answered
 }
 
 // simulation is a site in virtual time: machines, the ledger's state, and one coordinator with its own observations. The
@@ -138,11 +139,19 @@ func (s *simulation) input() Input {
 			h.Stopped = !m.ready
 		}
 		h.HoldsLease, h.Votes = m.lease, m.votes
-		if member := s.memberOf(id); member != "" && s.etcdServes() {
+		member := s.memberOf(id)
+		switch {
+		case member == "":
+		case s.etcdServes():
 			h.EtcdMember, h.EtcdServing, h.EtcdDead = member, s.serves(id), !s.serves(id)
 			if h.EtcdDead {
 				h.EtcdDeadFor = s.now - s.lastSeen[id]
 			}
+		case s.anyLists(member):
+			h.EtcdMember = member
+		}
+		if member != "" && h.Alive && s.heard[id] {
+			h.EtcdVoters = len(m.listed)
 		}
 		if h.Alive {
 			h.AliveFor = s.now - s.lastSeen[id]
@@ -184,20 +193,55 @@ func (s *simulation) joinEtcd(id NodeID) {
 	if s.state.hasEtcd() && s.memberOf(id) == "" && (len(s.etcd) == 0 || s.etcdServes()) {
 		s.members++
 		s.etcd[fmt.Sprintf("%x", s.members)] = id
+		s.machines[id].listed = nil
 	}
+	s.listEtcd()
+}
+
+// listEtcd is every server that looks who is in its etcd.
+func (s *simulation) listEtcd() {
+	if !s.etcdServes() {
+		return
+	}
+	for _, owner := range s.etcd {
+		if s.serves(owner) {
+			s.machines[owner].listed = slices.Sorted(maps.Keys(s.etcd))
+		}
+	}
+}
+
+// anyLists tells whether a live server had a member in its etcd when that last answered.
+func (s *simulation) anyLists(member string) bool {
+	return slices.ContainsFunc(s.ids(), func(id NodeID) bool {
+		return s.inService(id) && s.memberOf(id) != "" && slices.Contains(s.machines[id].listed, member)
+	})
 }
 
 // execute is a master that does what the replacement says, as it was when the master looked. It reports whether it could.
 func (s *simulation) execute(r Replacement) bool {
-	if s.state.hasEtcd() && len(s.etcd) > 0 && !s.etcdServes() {
-		return false
-	}
 	if m := s.machines[r.Old]; r.Step != StepRemove || s.inService(r.Old) && m.ready {
 		return false
 	}
+	if s.state.hasEtcd() && len(s.etcd) > 0 && !s.etcdServes() && !s.goOnAlone(r) {
+		return false
+	}
+	if member := s.memberOf(r.Old); member != "" && member != r.Member {
+		s.apply(NameMember{Old: r.Old, Member: member})
+		return false
+	}
 	delete(s.etcd, r.Member)
+	s.listEtcd()
 	s.apply(AdvanceReplacement{Old: r.Old})
 	return true
+}
+
+// goOnAlone is the survivor of two that makes etcd its own, if its own list says that they were two.
+func (s *simulation) goOnAlone(r Replacement) bool {
+	if r.Survivor == "" || !s.serves(r.Survivor) || s.memberOf(r.Survivor) == "" {
+		return false
+	}
+	listed := s.machines[r.Survivor].listed
+	return len(listed) == 2 && slices.Contains(listed, r.Member)
 }
 
 // clear is a master that forgets what the nodes were that have wiped.

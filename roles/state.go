@@ -48,9 +48,13 @@ type Health struct {
 	K8sReady bool
 	CAHash   string
 
-	// EtcdMember is the member's ID in etcd, "" when no live master's etcd lists it. EtcdServing: its own etcd answers and
-	// has a leader. EtcdDead: that of every other live master cannot reach it, which the observer has seen for EtcdDeadFor.
+	// EtcdMember is the member's ID in etcd, "" when no live master's etcd lists it (or listed it, when none answers any
+	// more). EtcdLearner: it does not vote there yet. EtcdVoters is how many voters its own etcd last listed, 0 for a member
+	// that never had any. EtcdServing: its own etcd answers and has a leader. EtcdDead: that of every other live master
+	// cannot reach it, which the observer has seen for EtcdDeadFor.
 	EtcdMember            string
+	EtcdLearner           bool
+	EtcdVoters            int
 	EtcdServing, EtcdDead bool
 	EtcdDeadFor           time.Duration
 	// HoldsLease says that the member was allowed to restart, and so will be back (history S15).

@@ -51,7 +51,7 @@ seen somewhere. A power cut leaves either the old generation or the new one.`,
 	}
 	format := output(c)
 	c.Flags().BoolVar(&ask.Yes, "yes", false, "do it")
-	c.Flags().BoolVar(&ask.LoseNewer, "lose-newer", false, "go on although a node out of reach was seen with newer decisions")
+	c.Flags().BoolVar(&ask.LoseNewer, "lose-newer", false, "go on although a node out of reach, or a worker alone, has newer decisions")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		asJSON, err := format()
 		if err != nil {

@@ -90,9 +90,10 @@ func (c *Cluster) Remove(ctx context.Context, id uint64) error {
 // Forget takes a node's Node object and its node password out of the cluster,
 // through this server's own API, so that a node of this name registers anew. What
 // is not there is no error. The Node is not forced away: finalizers have their
-// say.
-func (c *Cluster) Forget(ctx context.Context, name string) error {
-	return forgetNode(ctx, c.root, name)
+// say. It looks first, asks still whether what it found may go, and then deletes
+// that and nothing newer of the same name, however long it took.
+func (c *Cluster) Forget(ctx context.Context, name string, still func(context.Context) error) error {
+	return forgetNode(ctx, c.root, name, still)
 }
 
 // Close gives back what was kept between calls.

@@ -1,7 +1,11 @@
 package k3s
 
 import (
+	"context"
 	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -129,25 +133,76 @@ func TestS14AMemberIsRemovedByItsIDAndNobodyElse(t *testing.T) {
 	require.ErrorContains(t, client.remove(t.Context(), 3), "not enough started members")
 }
 
+// fakeObjects is an API server that holds objects: UIDs by path.
+type fakeObjects struct {
+	mu      sync.Mutex
+	objects map[string]string
+	deleted []string
+}
+
+func (f *fakeObjects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	uid, there := f.objects[r.URL.Path]
+	switch {
+	case !there:
+		http.NotFound(w, r)
+	case r.Method == http.MethodGet:
+		fmt.Fprintf(w, `{"metadata":{"uid":%q}}`, uid)
+	default:
+		var options struct{ Preconditions struct{ UID string } }
+		if json.NewDecoder(r.Body).Decode(&options) != nil || r.Header.Get("Content-Type") != "application/json" || options.Preconditions.UID != uid {
+			http.Error(w, "another UID", http.StatusConflict)
+			return
+		}
+		delete(f.objects, r.URL.Path)
+		f.deleted = append(f.deleted, r.URL.Path)
+	}
+}
+
 func TestForgettingANodeTakesItsPasswordAndMindsNotWhatIsGone(t *testing.T) {
+	const node, secret = "/api/v1/nodes/kiosk-7", "/api/v1/namespaces/kube-system/secrets/kiosk-7.node-password.k3s"
 	m := newMachine(t)
 	api := newFakeAPI(t)
-	var mu sync.Mutex
-	var deleted []string
-	api.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		deleted = append(deleted, r.Method+" "+r.URL.Path)
-		if strings.Contains(r.URL.Path, "secrets") {
-			http.NotFound(w, r)
-		}
-	})
+	held := &fakeObjects{objects: map[string]string{node: "u1", secret: "u2"}}
+	api.server.Config.Handler = held
 	api.install(m, adminKubeconfig)
-	require.NoError(t, forgetNode(t.Context(), m.root, "kiosk-7"))
-	require.Equal(t, []string{"DELETE /api/v1/nodes/kiosk-7", "DELETE /api/v1/namespaces/kube-system/secrets/kiosk-7.node-password.k3s"}, deleted)
+	asked := 0
+	still := func(context.Context) error { asked++; return nil }
+	require.NoError(t, forgetNode(t.Context(), m.root, "kiosk-7", still))
+	require.Equal(t, []string{node, secret}, held.deleted)
+	require.Equal(t, 1, asked)
+	require.NoError(t, forgetNode(t.Context(), m.root, "kiosk-7", still))
+	require.Equal(t, 1, asked, "nothing is there to ask about")
+
+	held.objects[node] = "u3"
+	require.NoError(t, forgetNode(t.Context(), m.root, "kiosk-7", still))
+	require.Len(t, held.deleted, 3, "one that has no password")
 
 	api.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) })
-	require.ErrorContains(t, forgetNode(t.Context(), m.root, "kiosk-7"), "forget Node kiosk-7: DELETE /api/v1/nodes/kiosk-7: 403")
+	require.ErrorContains(t, forgetNode(t.Context(), m.root, "kiosk-7", still), "forget Node kiosk-7: GET /api/v1/nodes/kiosk-7: 403")
+}
+
+// Who looked and was frozen does not delete the Node of a node that came back under
+// the name.
+func TestS14ALateExecutorForgetsNobodyElse(t *testing.T) {
+	const node = "/api/v1/nodes/kiosk-7"
+	m := newMachine(t)
+	api := newFakeAPI(t)
+	held := &fakeObjects{objects: map[string]string{node: "old"}}
+	api.server.Config.Handler = held
+	api.install(m, adminKubeconfig)
+	later := func(context.Context) error {
+		held.mu.Lock()
+		defer held.mu.Unlock()
+		held.objects[node] = "new"
+		return nil
+	}
+	require.NoError(t, forgetNode(t.Context(), m.root, "kiosk-7", later))
+	require.Equal(t, map[string]string{node: "new"}, held.objects)
+	no := func(context.Context) error { return errors.New("decided anew") }
+	require.ErrorContains(t, forgetNode(t.Context(), m.root, "kiosk-7", no), "decided anew")
+	require.Equal(t, map[string]string{node: "new"}, held.objects)
 }
 
 func TestWithoutEtcdThereIsNoneToAsk(t *testing.T) {

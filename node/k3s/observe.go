@@ -1,6 +1,7 @@
 package k3s
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -120,18 +121,26 @@ func (o *observer) close() {
 }
 
 func (c *apiClient) get(ctx context.Context, path string) ([]byte, error) {
-	return c.do(ctx, http.MethodGet, path)
+	return c.do(ctx, http.MethodGet, path, nil)
 }
 
-func (c *apiClient) delete(ctx context.Context, path string) error {
-	_, err := c.do(ctx, http.MethodDelete, path)
+// delete deletes the object with that UID, and no later one of the same name.
+func (c *apiClient) delete(ctx context.Context, path, uid string) error {
+	options := map[string]any{"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": map[string]string{"uid": uid}}
+	body, err := json.Marshal(options)
+	if err == nil {
+		_, err = c.do(ctx, http.MethodDelete, path, body)
+	}
 	return err
 }
 
-func (c *apiClient) do(ctx context.Context, method, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+func (c *apiClient) do(ctx context.Context, method, path string, sent []byte) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(sent))
 	if err != nil {
 		return nil, err
+	}
+	if sent != nil {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	response, err := c.http.Do(request)
 	if err != nil {

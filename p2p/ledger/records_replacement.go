@@ -25,6 +25,9 @@ type Replacement struct {
 	// Member is the old node's etcd member ID in hexadecimal, empty when it is
 	// none.
 	Member string `json:"member,omitempty"`
+	// Survivor goes on alone with etcd's data, when it and the old node were all of
+	// etcd; else it is empty.
+	Survivor string `json:"survivor,omitempty"`
 	// Successor takes the place, empty when nobody does.
 	Successor string `json:"successor,omitempty"`
 	Step      string `json:"step"`
@@ -37,6 +40,8 @@ type Replacement struct {
 // the node's address.
 type Removed struct {
 	Reason string `json:"reason"`
+	// Role is what it was; a master keeps what masters know.
+	Role string `json:"role,omitempty"`
 }
 
 // What a Request asks for.
@@ -67,28 +72,33 @@ func (s ruleSet) checkReplacement(ch change) error {
 	if err != nil {
 		return err
 	}
-	for _, text := range []string{next.Old, next.Successor} {
-		if text == "" && text == next.Successor {
-			continue
+	for _, text := range []string{next.Old, next.Successor, next.Survivor} {
+		if text == "" && next.Old != "" {
+			continue // nobody takes the place, or goes on alone
 		}
 		if id, err := peer.Decode(text); err != nil || id.String() != text {
 			return refusedf("the replacement names %q, which is not a peer ID", text)
 		}
 	}
-	same := ch.old.Index > 0 && next.Old == old.Old && next.Member == old.Member && next.Gone == old.Gone
+	survivor, _ := peer.Decode(next.Survivor) // checked above, or empty
+	same := ch.old.Index > 0 && next.Old == old.Old && next.Gone == old.Gone && (next.Survivor == old.Survivor || old.Survivor == "")
 	steps := []string{StepRemove, StepRemoved, StepJoin}
 	known := slices.Contains(steps, next.Step)
 	// Where there is no cluster to be taken out of, several steps are one decision.
 	begins := known && (ch.old.Index == 0 || old.Step == StepJoin && next.Old == old.Successor)
-	follows := known && same && slices.Index(steps, next.Step) > slices.Index(steps, old.Step)
+	equal := next.Member == old.Member && next.Survivor == old.Survivor
+	names := same && next.Step == StepRemove && old.Step == StepRemove && next.Member != "" && !equal
+	follows := known && same && equal && slices.Index(steps, next.Step) > slices.Index(steps, old.Step)
 	switch {
 	case next.Old == next.Successor:
 		return refusedf("a node does not replace itself")
+	case next.Survivor != "" && (next.Survivor == next.Old || next.Member == "" || !slices.Contains(Masters(s.view), survivor)):
+		return refusedf("%q cannot go on alone with the data of etcd: that is for a master that shares them with the member that is lost", next.Survivor)
 	case next.Member != "" && !etcdMemberID.MatchString(next.Member):
 		return refusedf("%q is not the ID of an etcd member: 16 hexadecimal digits at most", next.Member)
 	case len(next.Reason) > maxReason:
 		return refusedf("the reason of the replacement has %d bytes, more than %d", len(next.Reason), maxReason)
-	case !begins && !follows:
+	case !begins && !names && !follows:
 		return refusedf("step %q of the replacement of %s does not follow step %q of %s", next.Step, next.Old, old.Step, old.Old)
 	}
 	return nil

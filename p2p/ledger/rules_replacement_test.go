@@ -35,6 +35,11 @@ func TestAReplacementTakesItsStepsInOrder(t *testing.T) {
 	another.Member, another.Step = "1", StepRemoved
 	require.ErrorContains(t, step(another), "does not follow", "S14: nor another member's")
 
+	another.Step = StepRemove
+	require.NoError(t, step(another), "it joined etcd after all")
+	another.Member = ""
+	require.ErrorContains(t, step(another), "does not follow")
+
 	r.Step = StepRemoved
 	require.NoError(t, step(r))
 	c.put(KeyReplacement, r)
@@ -47,6 +52,28 @@ func TestAReplacementTakesItsStepsInOrder(t *testing.T) {
 	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(KeyReplacement, c.json(r))), "only the coordinator")
 	require.ErrorContains(t, c.ask(c.w1, Txn{}.Del(KeyReplacement)), "only the coordinator")
 	require.NoError(t, c.ask(c.coordinator, Txn{}.Del(KeyReplacement)))
+}
+
+func TestS16OnlyAMasterThatSharesEtcdWithTheLostOneGoesOnAlone(t *testing.T) {
+	c := newCourt(t)
+	old, worker := c.master.ID().String(), c.w1.ID().String()
+	step := func(r Replacement) error { return c.ask(c.coordinator, Txn{}.Set(KeyReplacement, c.json(r))) }
+	r := Replacement{Old: old, Member: "8e", Survivor: c.coordinator.ID().String(), Step: StepRemove, Reason: "dead for 1m0s"}
+	require.NoError(t, step(r))
+	for _, survivor := range []string{old, worker, c.out.ID().String()} {
+		bad := r
+		bad.Survivor = survivor
+		require.ErrorContains(t, step(bad), "cannot go on alone")
+	}
+	bad := r
+	bad.Survivor = "n1"
+	require.ErrorContains(t, step(bad), "not a peer ID")
+	bad = r
+	bad.Member = ""
+	require.ErrorContains(t, step(bad), "cannot go on alone")
+	c.put(KeyReplacement, r)
+	r.Step, r.Survivor = StepRemoved, ""
+	require.ErrorContains(t, step(r), "does not follow")
 }
 
 func TestWhoMayAskForANodesRemoval(t *testing.T) {
