@@ -31,7 +31,7 @@ func (s *soak) act(ctx context.Context) (string, error) {
 type action func(s *soak, ctx context.Context, node string, hold time.Duration) (string, error)
 
 // actions are chosen with the same chance each.
-var actions = []action{cutPower, cutPower, killAgent, restart, blackout, freeze, freeze, split, split, cutOneWay, cable, flap, disturb, disturb, add, wipe}
+var actions = []action{cutPower, cutPower, killAgent, restart, blackout, freeze, freeze, split, split, cutOneWay, cable, flap, disturb, disturb, add, wipe, replace, rotate, revoke}
 
 func wait(ctx context.Context, d time.Duration) error {
 	select {
@@ -147,8 +147,83 @@ func add(s *soak, ctx context.Context, node string, hold time.Duration) (string,
 		what, failed := restart(s, ctx, node, hold)
 		return what, failed
 	}
-	_, err = s.Add(ctx, 1)
-	return "another node", err
+	added, err := s.Add(ctx, 1)
+	if err != nil {
+		return "another node", err
+	}
+	return "another node", s.reconfigure(ctx, added[0], func() error { return s.Restart(ctx, added[0]) })
+}
+
+// reconfigure gives a node the site's present token, which a newcomer needs, and starts it.
+func (s *soak) reconfigure(ctx context.Context, node string, start func() error) error {
+	if err := s.Configure(ctx, node, siteConfig(s.token)); err != nil {
+		return err
+	}
+	return start()
+}
+
+// roles are a node's row, and a master beside it.
+func (s *soak) roles(ctx context.Context, node string) (row lab.NodeStatus, master string, err error) {
+	rows, err := s.Status(ctx)
+	for _, r := range rows {
+		switch {
+		case r.Node == node:
+			row = r
+		case strings.HasPrefix(r.Role, "master"):
+			master = r.Node
+		}
+	}
+	return row, master, err
+}
+
+// replace loses a master, and an operator gives its place to a worker.
+func replace(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	row, master, err := s.roles(ctx, node)
+	if err != nil || !strings.HasPrefix(row.Role, "master") {
+		return cutPower(s, ctx, node, hold)
+	}
+	what := node + " replaced by an operator"
+	if err := s.Kill(ctx, node); err != nil {
+		return what, err
+	}
+	if _, err := s.Exec(ctx, master, "muster", "node", "replace", row.Hostname, "--yes"); err != nil {
+		return what, err
+	}
+	return what, s.Start(ctx, node)
+}
+
+// rotate replaces the token.
+func rotate(s *soak, ctx context.Context, node string, _ time.Duration) (string, error) {
+	_, master, err := s.roles(ctx, node)
+	if err != nil {
+		return "token", err
+	}
+	out, err := s.Exec(ctx, master, "muster", "token", "rotate")
+	if err == nil {
+		s.token = strings.TrimSpace(out)
+	}
+	return "token replaced", err
+}
+
+// revoke throws a worker out, and lets the machine in again as a new node.
+func revoke(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	row, master, err := s.roles(ctx, node)
+	if err != nil || row.Role != "worker" {
+		return freeze(s, ctx, node, hold)
+	}
+	what := node + " revoked and let in anew"
+	out, err := s.Exec(ctx, master, "muster", "node", "revoke", row.Hostname, "--reason", "soak")
+	if err != nil {
+		return what, err
+	}
+	s.token = strings.TrimSpace(out)
+	if err := s.Kill(ctx, node); err != nil {
+		return what, err
+	}
+	if err := s.Wipe(ctx, node); err != nil {
+		return what, err
+	}
+	return what, s.reconfigure(ctx, node, func() error { return s.Start(ctx, node) })
 }
 
 // wipe gives a worker an empty disk, twice at most: what it was stays a member until somebody removes it.

@@ -36,6 +36,7 @@ type soak struct {
 	violations int
 	leaks      int
 	wiped      int
+	token      string // the site's present one
 
 	seen  history
 	first map[string]usage // agent's use when the site had settled
@@ -85,12 +86,13 @@ func (s *soak) run(ctx context.Context, d time.Duration, binary, dir string) (er
 		defer func() { _ = os.RemoveAll(parent) }() // a lab that is down has left nothing else in it
 		dir = filepath.Join(parent, "lab")
 	}
-	config, err := siteConfig(ctx, binary)
+	token, err := exec.CommandContext(ctx, binary, "token", "generate").Output()
 	if err != nil {
-		return err
+		return fmt.Errorf("generate a token: %w", err)
 	}
+	s.token = strings.TrimSpace(string(token))
 	s.Lab, err = lab.New(lab.Options{
-		Dir: dir, Nodes: startNodes, Config: config, Binary: binary, Until: lab.UntilRoles, Timeout: settleTime,
+		Dir: dir, Nodes: startNodes, Config: siteConfig(s.token), Binary: binary, Until: lab.UntilRoles, Timeout: settleTime,
 	})
 	if err != nil {
 		return err
@@ -125,11 +127,7 @@ func (s *soak) run(ctx context.Context, d time.Duration, binary, dir string) (er
 }
 
 // siteConfig is the configuration of three masters and workers, without Kubernetes: the stand-in would be most of the load.
-func siteConfig(ctx context.Context, binary string) ([]byte, error) {
-	token, err := exec.CommandContext(ctx, binary, "token", "generate").Output()
-	if err != nil {
-		return nil, fmt.Errorf("generate a token: %w", err)
-	}
+func siteConfig(token string) []byte {
 	return fmt.Appendf(nil, `#cloud-config
 p2p:
   network_token: %s
@@ -141,7 +139,7 @@ p2p:
       master_nodes: %d
 k3s:
   enabled: false
-`, strings.TrimSpace(string(token)), startNodes, masters-1), nil
+`, token, startNodes, masters-1)
 }
 
 // settle waits until the site is whole again and checks it.
