@@ -59,6 +59,8 @@ test-e2e: build ## the scenarios in the lab, on K3S_BIN or the stand-in, and the
 .PHONY: test-long
 test-long: test test-long-e2e ## what takes too long for every landing
 	MUSTER_SIM_SEEDS=$${MUSTER_SIM_SEEDS:-200} $(GO) test $(TESTFLAGS) -timeout 60m -run 'Faults|S1|S10|Replays' ./e2e/sim
+	e2e/vm/prepare
+	$(VMTEST) -timeout 20m -run '^TestS10' ./e2e/vm/scenario
 
 .PHONY: test-long-e2e
 test-long-e2e: build ## the long scenarios alone
@@ -94,7 +96,10 @@ lint: ## go vet, staticcheck, gofumpt
 	test -z "$$($(GO) run mvdan.cc/gofumpt@v0.9.2 -l . | tee /dev/stderr)"
 
 .PHONY: bench
-bench: build ## measure beside EdgeVPN, Nebula and wireguard-go, into docs/BENCHMARKS.md
+bench: bench-peers $(if $(BENCH_ARGS),,bench-faults bench-sim) ## every figure and bar but those of bench-vm, into docs/BENCHMARKS.md (hours); with BENCH_ARGS only bench-peers
+
+.PHONY: bench-peers
+bench-peers: build ## measure beside EdgeVPN, Nebula and wireguard-go, into docs/BENCHMARKS.md
 	e2e/bench/run
 
 .PHONY: bench-faults

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os/exec"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,7 +23,11 @@ import (
 // inNode runs fn in a node's network: sockets that it makes stay there.
 func (s *testSite) inNode(name string, fn func() error) {
 	s.t.Helper()
-	path := s.rows()[name].NetNS
+	require.NoError(s.t, inNetNS(s.rows()[name].NetNS, fn))
+}
+
+// inNetNS runs fn in a network namespace.
+func inNetNS(path string, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -35,7 +41,7 @@ func (s *testSite) inNode(name string, fn func() error) {
 		}
 		done <- err
 	}()
-	require.NoError(s.t, <-done)
+	return <-done
 }
 
 // conversation is one TCP connection over the mesh on which somebody speaks all the time and is answered.
@@ -146,5 +152,30 @@ func TestAConnectionOutlivesANewAddressOfTheNode(t *testing.T) {
 	s.run("n2", "ip", "route", "replace", "default", "via", netip.AddrFrom4(raw).String())
 	s.goesOn(talk)
 	s.waitPaths("n1", "n2", "direct")
+	s.goesOn(talk)
+}
+
+// A second uplink, which only these two have in common, and then the loss of the first between them.
+func TestAConnectionMovesToASecondUplink(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	config.NoK3s = true
+	s := site(t, 3, config, withoutK3sBinary)
+	s.waitReady(formTime)
+	s.waitPaths("n2", "n3", "direct")
+	talk := s.converse("n2", "n3")
+	s.goesOn(talk)
+
+	rows := s.rows()
+	out, err := exec.CommandContext(t.Context(), "ip", "link", "add", "uplink2", "netns", strconv.Itoa(rows["n2"].PID),
+		"type", "veth", "peer", "name", "uplink2", "netns", strconv.Itoa(rows["n3"].PID)).CombinedOutput()
+	require.NoError(t, err, string(out))
+	for i, name := range []string{"n2", "n3"} {
+		s.run(name, "ip", "address", "add", fmt.Sprintf("192.168.77.%d/24", i+1), "dev", "uplink2")
+		s.run(name, "ip", "link", "set", "uplink2", "up")
+	}
+	require.NoError(t, s.Partition(t.Context(), []string{"n2"}, []string{"n3"}))
+	s.goesOn(talk)
+	s.waitPaths("n2", "n3", "direct")
 	s.goesOn(talk)
 }

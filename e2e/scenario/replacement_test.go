@@ -3,6 +3,9 @@ package scenario
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +103,69 @@ func TestAMasterLostBeforeTheControlPlaneFormedIsReplaced(t *testing.T) {
 	s.waitEtcd(soonTime, worker, 3)
 }
 
+// installK3s gives a node K3s, as an image does that is late.
+func (s *testSite) installK3s(name string) {
+	s.t.Helper()
+	dir := filepath.Join(s.NodeDir(name), "usr-local", "bin")
+	require.NoError(s.t, os.MkdirAll(dir, 0o755))
+	require.NoError(s.t, exec.CommandContext(s.t.Context(), "cp", binaries.k3s, filepath.Join(dir, "k3s.part")).Run())
+	require.NoError(s.t, os.Rename(filepath.Join(dir, "k3s.part"), filepath.Join(dir, "k3s")))
+}
+
+// Etcd has two members, and the second dies before the third has joined: nothing is
+// written any more, and nobody can join. The first goes on alone, the third joins,
+// and the lost one, when it is back, begins its place anew. The first loses its
+// power in between, after which its etcd does not even say who was in it.
+func TestS16AMasterLostWhenEtcdHasTwoMembersDoesNotStopTheFormation(t *testing.T) {
+	t.Parallel()
+	config := haConfig(t, 3)
+	config.ReplaceAfter = 20 * time.Second
+	s := site(t, 3, config, withoutK3sBinary)
+	s.waitRows(formTime, "roles", func(row lab.NodeStatus) bool { return row.Role != "" })
+	before := s.standings()
+	first, lost, third := s.byRole()["master/clusterinit"][0], s.byRole()["master/ha"][0], s.byRole()["master/ha"][1]
+	s.installK3s(first)
+	s.waitReady(readyTime, first)
+	s.installK3s(lost)
+	s.waitReady(readyTime, lost)
+	s.waitEtcd(soonTime, first, 2)
+	s.eventually(soonTime, "the first knows that they are two", func() error {
+		var note struct {
+			Members []struct {
+				Learner bool
+			}
+		}
+		text, err := os.ReadFile(s.stateFile(first, "etcd.json"))
+		if err == nil {
+			err = json.Unmarshal(text, &note)
+		}
+		if err == nil && (len(note.Members) != 2 || note.Members[0].Learner || note.Members[1].Learner) {
+			err = fmt.Errorf("it knows %+v", note.Members)
+		}
+		return err
+	})
+
+	s.cutPower(lost)
+	s.cutPower(first)
+	require.NoError(t, s.Start(t.Context(), first))
+	s.installK3s(third)
+	s.waitReady(replaceTime, first, third)
+	s.waitEtcd(soonTime, third, 2)
+	require.Contains(t, s.agentLog(first), "etcd goes on alone")
+	require.NotContains(t, s.agentLog(third), "etcd goes on alone")
+
+	require.NoError(t, s.Start(t.Context(), lost))
+	s.waitReady(replaceTime)
+	s.formed(soonTime, first)
+	s.waitEtcd(soonTime, first, 3)
+	s.waitKubeReady(soonTime)
+	s.oneCluster()
+	for name, was := range before {
+		require.Equal(t, was, s.standings()[name], "%s is what it was", name)
+	}
+	require.Contains(t, s.agentLog(lost), "Kubernetes data wiped")
+}
+
 // With dynamic_roles: false a lost master is only reported; an operator replaces
 // it, and removes it when it is gone for good. What would cost the majority is
 // refused.
@@ -167,4 +233,21 @@ func TestTheCoordinatorLeavesOnRequest(t *testing.T) {
 		}
 		return err
 	})
+
+	// It has left, and still knows what masters know.
+	through := s.others(leaver, worker)[0]
+	require.Contains(t, s.refused(4, through, "muster", "node", "revoke", before[leaver].ID), "was a master")
+	require.Contains(t, s.run(through, "muster", "node", "revoke", before[leaver].ID, "--yes", "-o", "json"), "was a master")
+	s.waitWhy(soonTime, leaver, "was revoked")
+
+	// A master of a site without etcd is revoked at once, by another one.
+	victim := s.others(leaver, worker, through)[0]
+	require.Contains(t, s.refused(4, victim, "muster", "node", "revoke", before[victim].Hostname, "--yes"), "revoke it from another master")
+	require.Contains(t, s.refused(4, through, "muster", "node", "revoke", before[victim].Hostname), "was a master")
+	s.run(through, "muster", "node", "revoke", before[victim].Hostname, "--yes")
+	s.waitWhy(soonTime, victim, "was revoked")
+	for _, name := range []string{through, worker} {
+		s.requireUnlisted(name, before[victim].ID)
+	}
+	require.Contains(t, s.refused(4, through, "muster", "node", "revoke", before[worker].Hostname, "--yes"), "must be up")
 }

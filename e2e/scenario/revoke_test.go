@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -147,7 +148,15 @@ func TestS20TheAgentTokenOfARevokedNodeOpensNothing(t *testing.T) {
 	for _, master := range masters {
 		require.NoError(t, answers(master, known, "200"))
 	}
-	s.run(masters[0], "muster", "node", "revoke", s.standings()[stolen].Hostname)
+	hostname := s.standings()[stolen].Hostname
+	s.run(masters[0], "muster", "node", "revoke", hostname)
+	s.eventually(readyTime, "Kubernetes has forgotten its Node", func() error {
+		nodes, err := s.kubeNodes()
+		if _, there := nodes[hostname]; err == nil && there {
+			err = errors.New("it has not")
+		}
+		return err
+	})
 	for _, master := range masters {
 		s.eventually(readyTime, master+" refuses the old agent token", func() error { return answers(master, known, "401") })
 		s.eventually(soonTime, master+" takes the new one", func() error { return answers(master, token(masters[0], "agent-token"), "200") })
