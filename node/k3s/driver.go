@@ -61,6 +61,7 @@ type Driver struct {
 	spec    *Spec
 	version string
 	state   State
+	joining joining
 	// turn counts what makes earlier observations worthless: a State from before
 	// a wipe would speak of the old cluster.
 	turn int
@@ -155,6 +156,16 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if err != nil {
 		return err
 	}
+	d.mu.Lock()
+	by := d.joining
+	d.mu.Unlock()
+	if !starts && by.stuck(spec.Join, time.Now()) {
+		d.opts.Log.Warn("K3s has not joined through its server, it is restarted with another", "server", by.server, "next", spec.Join)
+		if err := d.runner.stop(ctx, spec.Role); err != nil {
+			return err
+		}
+		starts = true
+	}
 	p := process{role: spec.Role, binary: binary, args: args, env: spec.Env}
 	if spec.Role == Server {
 		p.remove = d.opts.Root + passwdFile
@@ -171,6 +182,9 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	before := d.spec
 	if before != nil && (starts || before.Role != spec.Role) {
 		d.forget()
+	}
+	if starts || before == nil || before.Role != spec.Role {
+		d.joining = joining{server: spec.Join, since: time.Now(), joined: !starts && holdsCluster(d.opts.Root, spec)}
 	}
 	d.spec, d.version = &spec, version
 	former, epoch := d.formerToken(with), d.started.epoch
@@ -303,6 +317,9 @@ func (d *Driver) watch(ctx context.Context) {
 		changed := now != d.state && turn == d.turn && ctx.Err() == nil
 		if changed {
 			d.state = now
+		}
+		if turn == d.turn && (now.NodeReady || now.Serving) {
+			d.joining.joined = true
 		}
 		d.mu.Unlock()
 		if changed {
