@@ -157,10 +157,10 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 		return err
 	}
 	d.mu.Lock()
-	by := d.joining
+	joins := d.joining.through(spec.Join)
 	d.mu.Unlock()
-	if !starts && by.stuck(spec.Join, time.Now()) {
-		d.opts.Log.Warn("K3s has not joined through its server, it is restarted with another", "server", by.server, "next", spec.Join)
+	if !starts && joins.overdue(time.Now()) && !holdsCluster(d.opts.Root, spec.Role) {
+		d.opts.Log.Warn("K3s joins nobody, it may be trying a server that is gone, it is restarted", "role", spec.Role, "server", spec.Join)
 		if err := d.runner.stop(ctx, spec.Role); err != nil {
 			return err
 		}
@@ -183,8 +183,9 @@ func (d *Driver) Apply(ctx context.Context, spec Spec) error {
 	if before != nil && (starts || before.Role != spec.Role) {
 		d.forget()
 	}
+	d.joining = joins
 	if starts || before == nil || before.Role != spec.Role {
-		d.joining = joining{server: spec.Join, since: time.Now(), joined: !starts && holdsCluster(d.opts.Root, spec)}
+		d.joining = joining{server: spec.Join, since: time.Now()}
 	}
 	d.spec, d.version = &spec, version
 	former, epoch := d.formerToken(with), d.started.epoch
@@ -317,9 +318,6 @@ func (d *Driver) watch(ctx context.Context) {
 		changed := now != d.state && turn == d.turn && ctx.Err() == nil
 		if changed {
 			d.state = now
-		}
-		if turn == d.turn && (now.NodeReady || now.Serving) {
-			d.joining.joined = true
 		}
 		d.mu.Unlock()
 		if changed {

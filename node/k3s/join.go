@@ -9,28 +9,34 @@ import (
 // site would have it join through another.
 const joinPatience = time.Minute
 
-// joining is the server through which K3s was started, and since when. K3s tries
-// it for ever and does not read its configuration again. Once it was part of the
-// cluster it knows the servers by itself.
+// joining is the server through which K3s is to join, since when K3s runs, and
+// whether that was another server once since. K3s reads its configuration at some
+// time after its start, and tries the server that it finds there for ever.
 type joining struct {
 	server string // empty when there is none to join, or K3s was not started yet
 	since  time.Time
-	joined bool
+	moved  bool
 }
 
-// stuck tells whether K3s has to be started anew to join at all: the server that it
-// was started with is most likely gone.
-func (j joining) stuck(next string, now time.Time) bool {
-	return !j.joined && j.server != "" && next != "" && next != j.server && now.Sub(j.since) >= joinPatience
+// through takes note of the server to join through.
+func (j joining) through(server string) joining {
+	if server != "" {
+		j.moved = j.moved || j.server != "" && j.server != server
+		j.server = server
+	}
+	return j
 }
+
+// overdue tells whether K3s may be trying a server that is gone.
+func (j joining) overdue(now time.Time) bool { return j.moved && now.Sub(j.since) >= joinPatience }
 
 // holdsCluster tells whether K3s has been given what the cluster gives its nodes: it
-// has spoken to a server then.
-func holdsCluster(root string, spec Spec) bool {
-	if spec.Role == Agent {
-		_, err := os.Stat(root + kubeletKubeconfig)
-		return err == nil
+// has spoken to a server then, and learns of the others by itself.
+func holdsCluster(root string, role Role) bool {
+	path := serverCA
+	if role == Agent {
+		path = kubeletKubeconfig
 	}
-	hash, err := caHash(root + serverCA)
-	return err == nil && hash == spec.CAHash
+	_, err := os.Stat(root + path)
+	return err == nil
 }
