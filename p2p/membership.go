@@ -354,13 +354,12 @@ func (m *Membership) tried(id peer.ID, answered bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s, heard := m.members[id]
-	since, before := m.answers[id]
+	_, before := m.answers[id]
 	switch {
 	case !heard || s.Status == MemberAlive || m.ctx.Err() != nil || answered == before:
 		return
 	case answered:
-		since = time.Now()
-		m.answers[id] = since
+		m.answers[id] = time.Now()
 		m.log.Info("member answers, though gossip calls it "+s.Status.String(), "peer", id.String())
 	default:
 		delete(m.answers, id)
