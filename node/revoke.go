@@ -266,15 +266,19 @@ func wasMaster(view ledger.View, id peer.ID) bool {
 // mayRevoke refuses to revoke a master when that would leave the site without
 // decisions, or when the caller has not said to know what a master keeps.
 func (m *member) mayRevoke(view ledger.View, state roles.State, id peer.ID, name string, yes bool) error {
-	unsaid := fmt.Errorf("%w: %s; say --yes if that is understood", ErrRefused, keptByMaster(name))
-	switch {
-	case !wasMaster(view, id):
-		return nil
-	case !slices.Contains(ledger.Masters(view), id) && yes:
-		return nil
-	case !slices.Contains(ledger.Masters(view), id):
-		return unsaid
-	case state.Policy.Kubernetes && state.Policy.HA:
+	if slices.Contains(ledger.Masters(view), id) {
+		if err := m.mayLoseMaster(state, id, name); err != nil {
+			return err
+		}
+	}
+	if wasMaster(view, id) && !yes {
+		return fmt.Errorf("%w: %s; say --yes if that is understood", ErrRefused, keptByMaster(name))
+	}
+	return nil
+}
+
+func (m *member) mayLoseMaster(state roles.State, id peer.ID, name string) error {
+	if state.Policy.Kubernetes && state.Policy.HA {
 		// etcd has to forget its member before another takes the place.
 		return fmt.Errorf("%w: %s is a master of the cluster: `muster node remove %s` takes it out of etcd first, then it is revoked; know that %s", ErrRefused, name, name, keptByMaster(name))
 	}
@@ -296,8 +300,6 @@ func (m *member) mayRevoke(view ledger.View, state roles.State, id peer.ID, name
 		return fmt.Errorf("%w: %s is the only master: without it nothing can be decided, and the cluster's data is on its disk", ErrRefused, name)
 	case len(up) < needed:
 		return fmt.Errorf("%w: without %s %d of %d masters must be up, and %d are: bring the others back first", ErrRefused, name, needed, len(rest), len(up))
-	case !yes:
-		return unsaid
 	}
 	return nil
 }

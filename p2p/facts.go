@@ -142,8 +142,8 @@ func (f *Facts) Expect(expected func(peer.ID) bool) {
 	f.expected = expected
 }
 
-// tooManyUnexpected tells whether a new node's fact is one too many.
-func (f *Facts) tooManyUnexpected(id peer.ID) bool {
+// refuses tells whether a new node's fact is one too many.
+func (f *Facts) refuses(id peer.ID) bool {
 	f.mu.Lock()
 	expected := f.expected
 	others := make([]peer.ID, 0, len(f.facts))
@@ -151,11 +151,7 @@ func (f *Facts) tooManyUnexpected(id peer.ID) bool {
 		others = append(others, other)
 	}
 	f.mu.Unlock()
-	if expected == nil || len(others) < maxUnexpected || expected(id) {
-		return false
-	}
-	others = slices.DeleteFunc(others, expected)
-	return len(others) >= maxUnexpected
+	return expected != nil && tooManyUnexpected(id, others, expected)
 }
 
 // Get returns the newest fact known of a node. Its Body is shared: do not
@@ -200,7 +196,7 @@ func (f *Facts) Merge(fact Fact) (newer bool, err error) {
 	if ok && (fact.Version < held.Version || fact.equal(held)) {
 		return false, nil // the usual case, by a wide margin: not worth checking a signature
 	}
-	if !ok && f.tooManyUnexpected(fact.ID) {
+	if !ok && f.refuses(fact.ID) {
 		return false, fmt.Errorf("merge fact of %s: %w", fact.ID, ErrTooManyFacts)
 	}
 	if err := fact.Verify(); err != nil {

@@ -270,7 +270,7 @@ func (m *Membership) NotifyAlive(n *memberlist.Node) error {
 	if !n.Addr.Equal(gossipIP(id)) || n.Port != gossipPort {
 		return fmt.Errorf("address %s is not the one of %s", net.IP(n.Addr), n.Name)
 	}
-	if m.tooManyUnexpected(id) {
+	if m.refuses(id) {
 		return fmt.Errorf("%s is no member, and %d others that are none were heard of", n.Name, maxUnexpected)
 	}
 	return nil
@@ -281,31 +281,29 @@ func (m *Membership) NotifyAlive(n *memberlist.Node) error {
 // that let it in.
 const maxUnexpected = 128
 
-// tooManyUnexpected tells whether a node is one too many to be heard of.
-func (m *Membership) tooManyUnexpected(id peer.ID) bool {
+// tooManyUnexpected tells whether a node that is new is one too many beside those
+// that are held, which it may change.
+func tooManyUnexpected(id peer.ID, held []peer.ID, expected func(peer.ID) bool) bool {
+	return len(held) >= maxUnexpected && !expected(id) && len(slices.DeleteFunc(held, expected)) >= maxUnexpected
+}
+
+// refuses tells whether a node is one too many to be heard of.
+func (m *Membership) refuses(id peer.ID) bool {
 	m.mu.Lock()
 	_, heard := m.members[id]
-	many := len(m.members) >= maxUnexpected
+	var held []peer.ID
+	if !heard && len(m.members) >= maxUnexpected {
+		held = slices.Collect(maps.Keys(m.members))
+	}
 	m.mu.Unlock()
-	if heard || !many || m.cfg.Candidates == nil {
+	if len(held) == 0 || m.cfg.Candidates == nil {
 		return false
 	}
-	expected := map[peer.ID]bool{m.cfg.Host.ID(): true}
+	candidates := map[peer.ID]bool{m.cfg.Host.ID(): true}
 	for _, candidate := range m.cfg.Candidates() {
-		expected[candidate] = true
+		candidates[candidate] = true
 	}
-	if expected[id] {
-		return false
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	strangers := 0
-	for other := range m.members {
-		if !expected[other] {
-			strangers++
-		}
-	}
-	return strangers >= maxUnexpected
+	return tooManyUnexpected(id, held, func(id peer.ID) bool { return candidates[id] })
 }
 
 // NotifyJoin implements [memberlist.EventDelegate].

@@ -18,11 +18,7 @@ func (h *history) lease(t *rapid.T) {
 // loseMaster takes a master away for longer than any patience, under the eyes of one coordinator.
 func (h *history) loseMaster(t *rapid.T) {
 	id := h.pick(t, func(id NodeID, _ *machine) bool { return h.state.Roles[id].IsMaster() && id != h.coordinator })
-	if rapid.Bool().Draw(t, "killed") {
-		h.setUp(id, false)
-	} else {
-		h.cutOff(id)
-	}
+	h.lose(t, id)
 	h.now += 3 * time.Minute
 }
 
@@ -32,19 +28,14 @@ func (h *history) strand(t *rapid.T) {
 		t.Skip("no control plane forms")
 	}
 	if len(h.etcd) == 1 {
-		h.startKubernetes(t, h.pick(t, func(id NodeID, m *machine) bool {
+		h.startKubernetes(t, h.pick(t, func(id NodeID, _ *machine) bool {
 			return h.inService(id) && h.state.Roles[id].IsMaster() && h.memberOf(id) == ""
 		}))
 	}
 	if len(h.etcd) != 2 {
 		t.Skip("etcd has not two members")
 	}
-	lost := h.pick(t, func(id NodeID, m *machine) bool { return h.inService(id) && h.memberOf(id) != "" })
-	if rapid.Bool().Draw(t, "killed") {
-		h.setUp(lost, false)
-	} else {
-		h.cutOff(lost)
-	}
+	h.lose(t, h.pick(t, func(id NodeID, _ *machine) bool { return h.inService(id) && h.memberOf(id) != "" }))
 	h.newCoordinator(t)
 	h.now += FormationGrace
 }

@@ -154,17 +154,22 @@ func (h *history) kill(t *rapid.T) {
 	h.setUp(h.pick(t, func(_ NodeID, m *machine) bool { return m.up }), false)
 }
 
+// lose takes a machine away, in one way or another.
+func (h *history) lose(t *rapid.T, id NodeID) {
+	if rapid.Bool().Draw(t, "killed") {
+		h.setUp(id, false)
+	} else {
+		h.cutOff(id)
+	}
+}
+
 // loseInit takes the init master away for longer than the grace, under the eyes of another coordinator.
 func (h *history) loseInit(t *rapid.T) {
 	if h.state.Epoch == nil {
 		t.Skip("nobody initialises")
 	}
 	init := h.state.Epoch.Init
-	if rapid.Bool().Draw(t, "killed") {
-		h.setUp(init, false)
-	} else {
-		h.cutOff(init)
-	}
+	h.lose(t, init)
 	h.newCoordinator(t)
 	h.now += FormationGrace
 }

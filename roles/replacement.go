@@ -104,19 +104,13 @@ func aboutReplacement(d Decision) (NodeID, string) {
 		if d.Member != "" {
 			what += ", etcd member " + d.Member
 		}
-		if d.Survivor != "" {
-			what += ", etcd goes on with " + shown("", d.Survivor) + " alone"
-		}
+		what += goesOnAlone(d.Survivor)
 		if d.Successor != "" {
 			what += ", successor " + shown("", d.Successor)
 		}
 		return d.Old, fmt.Sprintf("%s (%s)", what, d.Reason)
 	case NameMember:
-		what := "is etcd member " + d.Member
-		if d.Survivor != "" {
-			what += ", etcd goes on with " + shown("", d.Survivor) + " alone"
-		}
-		return d.Old, what
+		return d.Old, "is etcd member " + d.Member + goesOnAlone(d.Survivor)
 	case AdvanceReplacement:
 		return d.Old, "is out of the cluster"
 	case GivePlace:
@@ -138,6 +132,14 @@ func aboutReplacement(d Decision) (NodeID, string) {
 	default:
 		panic(fmt.Sprintf("unknown decision %T", d))
 	}
+}
+
+// goesOnAlone is what is said of a survivor, "" for none.
+func goesOnAlone(survivor NodeID) string {
+	if survivor == "" {
+		return ""
+	}
+	return ", etcd goes on with " + shown("", survivor) + " alone"
 }
 
 func (s *State) applyReplacement(d Decision) {

@@ -142,19 +142,19 @@ func (s *testSite) capture(name string, size int) (count func() int) {
 	go func() {
 		packets, frame := 0, make([]byte, 1<<16)
 		for {
-			n, _, err := unix.Recvfrom(socket, frame, 0)
-			if err == nil && isWireGuardData(frame[:n], size) {
-				packets++
-			}
-			if err == nil {
-				continue
-			}
-			select { // nothing came for a while
+			flags := 0 // a while of silence only leads to the next look whether to stop
+			select {
 			case <-stop:
+				flags = unix.MSG_DONTWAIT
+			default:
+			}
+			switch n, _, err := unix.Recvfrom(socket, frame, flags); {
+			case err == nil && isWireGuardData(frame[:n], size):
+				packets++
+			case err != nil && flags != 0: // what was queued is read
 				_ = unix.Close(socket)
 				counted <- packets
 				return
-			default:
 			}
 		}
 	}()

@@ -109,6 +109,19 @@ func (s *testSite) goesOn(c *conversation) {
 	})
 }
 
+// conversing is a site without Kubernetes in which two nodes talk over a direct path.
+func conversing(t *testing.T, nodes int, from, to string) (*testSite, *conversation) {
+	t.Helper()
+	config := newConfig(t)
+	config.NoK3s = true
+	s := site(t, nodes, config, withoutK3sBinary)
+	s.waitReady(formTime)
+	s.waitPaths(from, to, "direct")
+	talk := s.converse(from, to)
+	s.goesOn(talk)
+	return s, talk
+}
+
 func TestAConnectionOutlivesTheChangeBetweenRelayAndDirectPath(t *testing.T) {
 	t.Parallel()
 	s := natSite(t, 3, map[string]lab.NAT{"n2": lab.NATSymmetric, "n3": lab.NATSymmetric})
@@ -133,13 +146,7 @@ func TestAConnectionOutlivesTheChangeBetweenRelayAndDirectPath(t *testing.T) {
 // A DHCP server that gives a node another address, while its peers know the old one.
 func TestAConnectionOutlivesANewAddressOfTheNode(t *testing.T) {
 	t.Parallel()
-	config := newConfig(t)
-	config.NoK3s = true
-	s := site(t, 2, config, withoutK3sBinary)
-	s.waitReady(formTime)
-	s.waitPaths("n1", "n2", "direct")
-	talk := s.converse("n1", "n2")
-	s.goesOn(talk)
+	s, talk := conversing(t, 2, "n1", "n2")
 
 	old, err := s.NodeAddr("n2")
 	require.NoError(t, err)
@@ -158,13 +165,7 @@ func TestAConnectionOutlivesANewAddressOfTheNode(t *testing.T) {
 // A second uplink, which only these two have in common, and then the loss of the first between them.
 func TestAConnectionMovesToASecondUplink(t *testing.T) {
 	t.Parallel()
-	config := newConfig(t)
-	config.NoK3s = true
-	s := site(t, 3, config, withoutK3sBinary)
-	s.waitReady(formTime)
-	s.waitPaths("n2", "n3", "direct")
-	talk := s.converse("n2", "n3")
-	s.goesOn(talk)
+	s, talk := conversing(t, 3, "n2", "n3")
 
 	rows := s.rows()
 	out, err := exec.CommandContext(t.Context(), "ip", "link", "add", "uplink2", "netns", strconv.Itoa(rows["n2"].PID),

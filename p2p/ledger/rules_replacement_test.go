@@ -6,48 +6,52 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// replace is the coordinator's proposal of a replacement's record.
+func (c *court) replace(r Replacement) error {
+	return c.ask(c.coordinator, Txn{}.Set(KeyReplacement, c.json(r)))
+}
+
 func TestAReplacementTakesItsStepsInOrder(t *testing.T) {
 	c := newCourt(t)
 	old, successor, other := c.master.ID().String(), c.w1.ID().String(), c.w2.ID().String()
-	step := func(r Replacement) error { return c.ask(c.coordinator, Txn{}.Set(KeyReplacement, c.json(r))) }
 	r := Replacement{Old: old, Member: "8e9e05c52164694d", Successor: successor, Step: StepRemove, Reason: "dead for 15m0s"}
 
 	bad := r
 	bad.Member = "n2-b"
-	require.ErrorContains(t, step(bad), "etcd member")
+	require.ErrorContains(t, c.replace(bad), "etcd member")
 	bad = r
 	bad.Old = "n2"
-	require.ErrorContains(t, step(bad), "not a peer ID")
+	require.ErrorContains(t, c.replace(bad), "not a peer ID")
 	bad = r
 	bad.Successor = old
-	require.ErrorContains(t, step(bad), "itself")
+	require.ErrorContains(t, c.replace(bad), "itself")
 	bad = r
 	bad.Step = "jump"
-	require.ErrorContains(t, step(bad), "does not follow")
+	require.ErrorContains(t, c.replace(bad), "does not follow")
 
-	require.NoError(t, step(r))
+	require.NoError(t, c.replace(r))
 	c.put(KeyReplacement, r)
-	require.ErrorContains(t, step(r), "does not follow", "never two at a time, and no step twice")
+	require.ErrorContains(t, c.replace(r), "does not follow", "never two at a time, and no step twice")
 	someone := r
 	someone.Old, someone.Step = other, StepRemoved
-	require.ErrorContains(t, step(someone), "does not follow", "S14: another node's replacement is not moved on")
+	require.ErrorContains(t, c.replace(someone), "does not follow", "S14: another node's replacement is not moved on")
 	another := r
 	another.Member, another.Step = "1", StepRemoved
-	require.ErrorContains(t, step(another), "does not follow", "S14: nor another member's")
+	require.ErrorContains(t, c.replace(another), "does not follow", "S14: nor another member's")
 
 	another.Step = StepRemove
-	require.NoError(t, step(another), "it joined etcd after all")
+	require.NoError(t, c.replace(another), "it joined etcd after all")
 	another.Member = ""
-	require.ErrorContains(t, step(another), "does not follow")
+	require.ErrorContains(t, c.replace(another), "does not follow")
 
 	r.Step = StepRemoved
-	require.NoError(t, step(r))
+	require.NoError(t, c.replace(r))
 	c.put(KeyReplacement, r)
 	r.Step = StepJoin
-	require.NoError(t, step(r))
+	require.NoError(t, c.replace(r))
 	c.put(KeyReplacement, r)
-	require.ErrorContains(t, step(Replacement{Old: other, Step: StepRemove}), "does not follow")
-	require.NoError(t, step(Replacement{Old: successor, Successor: other, Step: StepRemove}), "the successor is lost too")
+	require.ErrorContains(t, c.replace(Replacement{Old: other, Step: StepRemove}), "does not follow")
+	require.NoError(t, c.replace(Replacement{Old: successor, Successor: other, Step: StepRemove}), "the successor is lost too")
 
 	require.ErrorContains(t, c.ask(c.master, Txn{}.Set(KeyReplacement, c.json(r))), "only the coordinator")
 	require.ErrorContains(t, c.ask(c.w1, Txn{}.Del(KeyReplacement)), "only the coordinator")
@@ -57,23 +61,22 @@ func TestAReplacementTakesItsStepsInOrder(t *testing.T) {
 func TestS16OnlyAMasterThatSharesEtcdWithTheLostOneGoesOnAlone(t *testing.T) {
 	c := newCourt(t)
 	old, worker := c.master.ID().String(), c.w1.ID().String()
-	step := func(r Replacement) error { return c.ask(c.coordinator, Txn{}.Set(KeyReplacement, c.json(r))) }
 	r := Replacement{Old: old, Member: "8e", Survivor: c.coordinator.ID().String(), Step: StepRemove, Reason: "dead for 1m0s"}
-	require.NoError(t, step(r))
+	require.NoError(t, c.replace(r))
 	for _, survivor := range []string{old, worker, c.out.ID().String()} {
 		bad := r
 		bad.Survivor = survivor
-		require.ErrorContains(t, step(bad), "cannot go on alone")
+		require.ErrorContains(t, c.replace(bad), "cannot go on alone")
 	}
 	bad := r
 	bad.Survivor = "n1"
-	require.ErrorContains(t, step(bad), "not a peer ID")
+	require.ErrorContains(t, c.replace(bad), "not a peer ID")
 	bad = r
 	bad.Member = ""
-	require.ErrorContains(t, step(bad), "cannot go on alone")
+	require.ErrorContains(t, c.replace(bad), "cannot go on alone")
 	c.put(KeyReplacement, r)
 	r.Step, r.Survivor = StepRemoved, ""
-	require.ErrorContains(t, step(r), "does not follow")
+	require.ErrorContains(t, c.replace(r), "does not follow")
 }
 
 func TestWhoMayAskForANodesRemoval(t *testing.T) {
