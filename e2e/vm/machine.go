@@ -178,6 +178,7 @@ func (m *Machine) launch(ctx context.Context, why string) (*run, error) {
 		line = m.opts.Network.inside(line)
 	}
 	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env = append(os.Environ(), hugePages)
 	complaints, err := os.OpenFile(filepath.Join(m.dir, "stderr"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, err

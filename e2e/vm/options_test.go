@@ -32,7 +32,7 @@ func TestTheCommandLineFollowsTheOptions(t *testing.T) {
 		return strings.Join(arguments(o, a, paths{hook: "H", monitor: "M", agent: "A", vars: "V", code: "C", files: map[string]string{"opt/b": "2", "opt/a": "1"}}, tap), " ")
 	}
 	plain := line(func(*Options) {}, TCG, "")
-	require.Contains(t, plain, "-no-reboot -accel tcg,thread=multi -cpu max -machine pc -m 1024 -smp 2")
+	require.Contains(t, plain, "-no-reboot -accel tcg,thread=multi,tb-size=2047 -cpu max -machine pc -m 1024 -smp 2")
 	require.Contains(t, plain, "-fw_cfg name=opt/muster/run,file=H -fw_cfg name=opt/a,file=1 -fw_cfg name=opt/b,file=2")
 	require.Contains(t, plain, "-drive if=virtio,format=qcow2,file=d.qcow2")
 	require.NotContains(t, plain, "-netdev")
