@@ -43,6 +43,22 @@ func (l *Ledger) Vote(yes bool) error {
 	return nil
 }
 
+// VoteCounts tells whether the voters still count on this node, as far as it knows.
+// One that is no master any more keeps its seat until they have let it go: else the
+// others have one failure less to spare meanwhile (history S9). Raft says so to one
+// that is up; one that was away hears no coordinator any more, while others have one.
+func (l *Ledger) VoteCounts() bool {
+	v := l.voting()
+	if v == nil || !slices.ContainsFunc(v.servers(), func(s raft.Server) bool { return s.ID == v.self }) {
+		return false
+	}
+	if !v.forlorn() {
+		return true
+	}
+	_, others := l.follow.coordinator()
+	return !others
+}
+
 func (l *Ledger) takeSeat(m meta) error {
 	if !m.Voter {
 		// What an interrupted leave left behind must not vote again.
@@ -88,14 +104,14 @@ func (l *Ledger) KeepVoters(ctx context.Context, masters []peer.ID) (waiting map
 		}
 		servers := f.Configuration().Servers
 		candidates, absent := v.interview(ctx, servers, masters)
-		step := planVoters(servers, v.self, candidates, v.unreachable())
-		for id, why := range step.waiting {
+		step := PlanVoters(servers, v.self, candidates, v.unreachable())
+		for id, why := range step.Waiting {
 			waiting[id] = why
 		}
 		for id, why := range absent {
 			waiting[id] = why
 		}
-		if step.do == voterKeep {
+		if step.Do == VoterKeep {
 			return waiting, nil
 		}
 		if err := l.changeVoters(ctx, v, step, f.Index()); err != nil {
@@ -111,37 +127,37 @@ const maxVoterChanges = 10
 // voterChangeTimeout bounds one change, which a majority has to acknowledge.
 const voterChangeTimeout = 10 * time.Second
 
-func (l *Ledger) changeVoters(ctx context.Context, v *voter, step voterStep, index uint64) error {
+func (l *Ledger) changeVoters(ctx context.Context, v *voter, step VoterStep, index uint64) error {
 	var err error
-	address := raft.ServerAddress(step.server)
-	switch step.do {
-	case voterListen:
-		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddNonvoter(step.server, address, index, voterChangeTimeout) })
-	case voterSeat:
-		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddVoter(step.server, address, index, voterChangeTimeout) })
-	case voterRemove:
-		_, err = ask(v, func() raft.IndexFuture { return v.raft.RemoveServer(step.server, index, voterChangeTimeout) })
-	case voterHandOver:
+	address := raft.ServerAddress(step.Server)
+	switch step.Do {
+	case VoterListen:
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddNonvoter(step.Server, address, index, voterChangeTimeout) })
+	case VoterSeat:
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.AddVoter(step.Server, address, index, voterChangeTimeout) })
+	case VoterRemove:
+		_, err = ask(v, func() raft.IndexFuture { return v.raft.RemoveServer(step.Server, index, voterChangeTimeout) })
+	case VoterHandOver:
 		err = l.TransferLeadership(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", step.do, step.server, err)
+		return fmt.Errorf("%s %s: %w", step.Do, step.Server, err)
 	}
-	id, _ := serverPeer(step.server)
-	l.cfg.Log.Info("voters changed", "change", string(step.do), "peer", id)
+	id, _ := serverPeer(step.Server)
+	l.cfg.Log.Info("voters changed", "change", string(step.Do), "peer", id)
 	l.changed.Notify()
 	return nil
 }
 
 // interview asks the masters that do not vote, or do not answer as the voters
 // that they are, which storage they have and how far it is.
-func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []peer.ID) ([]voterCandidate, map[peer.ID]string) {
+func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []peer.ID) ([]VoterCandidate, map[peer.ID]string) {
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
 	last := v.raft.LastIndex()
 	lost := v.unreachable()
 	absent := map[peer.ID]string{}
-	var all []voterCandidate
+	var all []VoterCandidate
 	for _, id := range masters {
 		i := slices.IndexFunc(servers, func(s raft.Server) bool {
 			p, ok := serverPeer(s.ID)
@@ -149,7 +165,7 @@ func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []
 		})
 		if i >= 0 {
 			if _, missing := lost[servers[i].ID]; !missing {
-				all = append(all, voterCandidate{id: id, server: servers[i].ID, caughtUp: true})
+				all = append(all, VoterCandidate{ID: id, Server: servers[i].ID, CaughtUp: true})
 				continue
 			}
 		}
@@ -157,11 +173,11 @@ func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []
 		p, ok := serverPeer(raft.ServerID(h.Server))
 		switch {
 		case err == nil && ok && p == id:
-			all = append(all, voterCandidate{id: id, server: raft.ServerID(h.Server), caughtUp: h.Last+voterLag >= last})
+			all = append(all, VoterCandidate{ID: id, Server: raft.ServerID(h.Server), CaughtUp: h.Last+voterLag >= last})
 		case i >= 0: // a voter that is merely away keeps its seat
-			all = append(all, voterCandidate{id: id, server: servers[i].ID, caughtUp: true})
+			all = append(all, VoterCandidate{ID: id, Server: servers[i].ID, CaughtUp: true})
 		default:
-			all = append(all, voterCandidate{id: id})
+			all = append(all, VoterCandidate{ID: id})
 			absent[id] = "it is to vote on decisions, and does not answer as a voter yet"
 		}
 	}
@@ -171,98 +187,3 @@ func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []
 // voterLag is by how many entries a voter may be behind and count as caught up:
 // fewer than any follower is behind in a site that decides all the time.
 const voterLag = 8
-
-// voterCandidate is a master, with the storage that it votes with; an empty server
-// has not answered.
-type voterCandidate struct {
-	id       peer.ID
-	server   raft.ServerID
-	caughtUp bool
-}
-
-type voterChange string
-
-const (
-	voterKeep     voterChange = ""
-	voterListen   voterChange = "let listen"
-	voterSeat     voterChange = "give a vote to"
-	voterRemove   voterChange = "take the vote of"
-	voterHandOver voterChange = "hand over from"
-)
-
-type voterStep struct {
-	do      voterChange
-	server  raft.ServerID
-	waiting map[peer.ID]string
-}
-
-// planVoters returns the next change that makes the candidates the voters. It is
-// pure. lost are the servers that miss the coordinator's heartbeats.
-func planVoters(servers []raft.Server, self raft.ServerID, candidates []voterCandidate, lost map[raft.ServerID]time.Time) voterStep {
-	step := voterStep{waiting: map[peer.ID]string{}}
-	server := func(id raft.ServerID) (raft.Server, bool) {
-		i := slices.IndexFunc(servers, func(s raft.Server) bool { return s.ID == id })
-		if i < 0 {
-			return raft.Server{}, false
-		}
-		return servers[i], true
-	}
-	wanted := map[raft.ServerID]bool{}
-	complete := true
-	for _, c := range candidates {
-		if c.server == "" {
-			complete = false
-			continue
-		}
-		wanted[c.server] = true
-		s, there := server(c.server)
-		switch {
-		case !there:
-			step.do, step.server = voterListen, c.server
-			return step
-		case s.Suffrage != raft.Voter && !c.caughtUp:
-			complete = false
-			step.waiting[c.id] = "it is to vote on decisions, and has not caught up with them yet"
-		}
-	}
-	voters, live := 0, 0
-	for _, s := range servers {
-		if s.Suffrage == raft.Voter {
-			voters++
-			if _, missing := lost[s.ID]; !missing {
-				live++
-			}
-		}
-	}
-	for _, s := range servers {
-		_, missing := lost[s.ID]
-		id, _ := serverPeer(s.ID)
-		switch {
-		case wanted[s.ID]:
-		case s.Suffrage != raft.Voter:
-			step.do, step.server = voterRemove, s.ID
-			return step
-		case !complete:
-			// Its vote may be needed until there is another one.
-		case s.ID == self:
-			if len(wanted) > 0 {
-				step.do, step.server = voterHandOver, s.ID
-			}
-		case !missing && live-1 <= (voters-1)/2:
-			step.waiting[id] = "it is no master any more, and its vote is still needed for a majority"
-		default:
-			step.do, step.server = voterRemove, s.ID
-			return step
-		}
-	}
-	if step.do != voterKeep {
-		return step
-	}
-	for _, c := range candidates {
-		if s, there := server(c.server); there && s.Suffrage != raft.Voter && c.caughtUp {
-			step.do, step.server = voterSeat, c.server
-			return step
-		}
-	}
-	return step
-}

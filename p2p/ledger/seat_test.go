@@ -103,6 +103,7 @@ func TestVotersFollowTheMasters(t *testing.T) { // S9
 		return known && confirmed(dead.Ledger.Status())
 	})
 	require.NotContains(t, Masters(dead.Ledger.View()), dead.id())
+	eventually(t, "it learns that its vote counts no more", func() bool { return !dead.Ledger.VoteCounts() })
 	require.NoError(t, dead.Ledger.Vote(false))
 	index, err := worker.Ledger.Propose(testContext(t), dns("b.example", "192.0.2.1", 0))
 	require.NoError(t, err)
@@ -120,7 +121,9 @@ func TestVotersFollowTheMasters(t *testing.T) { // S9
 			masters = append(masters, n)
 		}
 	}
+	require.True(t, worker.Ledger.VoteCounts(), "it is no master, and still one of three voters")
 	s.keepVoters(masters...)
+	eventually(t, "the voters let it go", func() bool { return !worker.Ledger.VoteCounts() })
 	require.NoError(t, worker.Ledger.Vote(false))
 	_, err = dead.Ledger.Propose(testContext(t), dns("c.example", "192.0.2.1", 0))
 	require.NoError(t, err)
@@ -151,32 +154,37 @@ func TestPlanVotersNeverGivesAMajorityAway(t *testing.T) { // S9
 	server := func(i int, suffrage raft.ServerSuffrage) raft.Server {
 		return raft.Server{ID: serverID(ids[i], "1"), Suffrage: suffrage}
 	}
-	candidate := func(i int, caughtUp bool) voterCandidate {
-		return voterCandidate{id: ids[i], server: serverID(ids[i], "1"), caughtUp: caughtUp}
+	candidate := func(i int, caughtUp bool) VoterCandidate {
+		return VoterCandidate{ID: ids[i], Server: serverID(ids[i], "1"), CaughtUp: caughtUp}
 	}
 	three := []raft.Server{server(0, raft.Voter), server(1, raft.Voter), server(2, raft.Voter)}
 	self := three[0].ID
 	none := map[raft.ServerID]time.Time{}
 	dead := map[raft.ServerID]time.Time{three[2].ID: {}}
-	ab := []voterCandidate{candidate(0, true), candidate(1, true)}
+	ab := []VoterCandidate{candidate(0, true), candidate(1, true)}
 
-	plan := func(servers []raft.Server, c []voterCandidate, lost map[raft.ServerID]time.Time) voterStep {
-		return planVoters(servers, self, c, lost)
+	plan := func(servers []raft.Server, c []VoterCandidate, lost map[raft.ServerID]time.Time) VoterStep {
+		return PlanVoters(servers, self, c, lost)
 	}
 	step := plan(three, append(ab, candidate(3, false)), dead)
-	require.Equal(t, voterListen, step.do, "the successor listens first")
+	require.Equal(t, VoterListen, step.Do, "the successor listens first")
 	withD := append(three[:3:3], server(3, raft.Nonvoter))
 	step = plan(withD, append(ab, candidate(3, false)), dead)
-	require.Equal(t, voterKeep, step.do, "nobody goes before it has caught up")
+	require.Equal(t, VoterKeep, step.Do, "nobody goes before it has caught up")
 	step = plan(withD, append(ab, candidate(3, true)), dead)
-	require.Equal(t, voterStep{do: voterRemove, server: three[2].ID, waiting: step.waiting}, step)
+	require.Equal(t, VoterStep{Do: VoterRemove, Server: three[2].ID, Waiting: step.Waiting}, step)
 	step = plan([]raft.Server{three[0], three[1], withD[3]}, append(ab, candidate(3, true)), none)
-	require.Equal(t, voterSeat, step.do)
-	step = plan(three, append(ab, voterCandidate{id: ids[3]}), dead)
-	require.Equal(t, voterKeep, step.do, "the successor has not come: the dead may come back")
+	require.Equal(t, VoterSeat, step.Do)
+	step = plan(withD, append(ab, candidate(3, true)), none)
+	require.Equal(t, VoterStep{Do: VoterSeat, Server: withD[3].ID, Waiting: step.Waiting}, step, "one that lives votes until another one does")
+	four := append(three[:3:3], server(3, raft.Voter))
+	step = plan(four, append(ab, candidate(3, true)), none)
+	require.Equal(t, VoterStep{Do: VoterRemove, Server: three[2].ID, Waiting: step.Waiting}, step)
+	step = plan(three, append(ab, VoterCandidate{ID: ids[3]}), dead)
+	require.Equal(t, VoterKeep, step.Do, "the successor has not come: the dead may come back")
 	step = plan(three, ab, map[raft.ServerID]time.Time{three[1].ID: {}})
-	require.Equal(t, voterKeep, step.do, "a live vote that is needed stays")
-	require.Contains(t, step.waiting, ids[2])
-	step = plan(three, []voterCandidate{candidate(1, true), candidate(2, true)}, none)
-	require.Equal(t, voterHandOver, step.do, "a coordinator that goes hands over first")
+	require.Equal(t, VoterKeep, step.Do, "a live vote that is needed stays")
+	require.Contains(t, step.Waiting, ids[2])
+	step = plan(three, []VoterCandidate{candidate(1, true), candidate(2, true)}, none)
+	require.Equal(t, VoterHandOver, step.Do, "a coordinator that goes hands over first")
 }
