@@ -19,6 +19,8 @@ type ChangeRequest struct {
 	// this node.
 	Do   roles.Request `json:"do"`
 	Node string        `json:"node"`
+	// Since is the node's Tenure when it was asked: a later one says that it is done.
+	Since *int `json:"since,omitempty"`
 }
 
 // Change is what `muster node leave|remove|replace -o json` shows.
@@ -27,6 +29,8 @@ type Change struct {
 	ID       string        `json:"id"`
 	Hostname string        `json:"hostname"`
 	Role     roles.Role    `json:"role"`
+	// Tenure counts how often the node has begun a place anew.
+	Tenure int `json:"tenure"`
 	// Successor takes the place, empty for nobody.
 	Successor string `json:"successor,omitempty"`
 	// Effects are what it comes to, in sentences.
@@ -61,8 +65,10 @@ func (a *Agent) planChange(asked ChangeRequest) (Change, error) {
 	if err != nil {
 		return Change{}, err
 	}
-	c := Change{Do: asked.Do, ID: string(id), Hostname: m.name(id), Role: state.Roles[id], State: ChangePlanned}
-	if done := m.changeState(view, state, &c, id); done {
+	c := Change{
+		Do: asked.Do, ID: string(id), Hostname: m.name(id), Role: state.Roles[id], Tenure: state.Tenures[id].N, State: ChangePlanned,
+	}
+	if done := m.changeState(view, state, &c, asked.Since); done {
 		return c, nil
 	}
 	in := m.explainInput(state)
@@ -111,7 +117,8 @@ func (m *member) changed(state roles.State, asked ChangeRequest) (roles.NodeID, 
 
 // changeState tells how far a change has come; true when there is nothing left to
 // do.
-func (m *member) changeState(view ledger.View, state roles.State, c *Change, id roles.NodeID) bool {
+func (m *member) changeState(view ledger.View, state roles.State, c *Change, since *int) bool {
+	id := roles.NodeID(c.ID)
 	_, asked := state.Requests[id]
 	r := state.Replacement
 	node, err := peerOf(id)
@@ -124,7 +131,7 @@ func (m *member) changeState(view ledger.View, state roles.State, c *Change, id 
 		}
 	case asked:
 		c.State = ChangeRequested
-	case gone, c.Do == roles.RequestReplace && state.Roles[id] == roles.Worker && state.Tenures[id].N > 0:
+	case gone, c.replaced(since):
 		c.State = ChangeDone
 		return true
 	}
@@ -137,6 +144,12 @@ func (m *member) changeState(view ledger.View, state roles.State, c *Change, id 
 		}
 	}
 	return false
+}
+
+// replaced tells whether a place was given on, or begun anew by the same node where
+// nobody else was there to take it (history S16).
+func (c Change) replaced(since *int) bool {
+	return c.Do == roles.RequestReplace && (c.Role == roles.Worker && c.Tenure > 0 || since != nil && c.Tenure > *since)
 }
 
 func (c Change) effects(kubernetes bool) []string {
@@ -221,9 +234,11 @@ func (c *Client) RequestChange(ctx context.Context, asked ChangeRequest) (plan C
 // changePoll is between two looks at a change that is under way.
 const changePoll = time.Second
 
-// AwaitChange returns when a change is done; progress hears what it waits for. The
-// error is an ExitError with ExitTimeout when ctx ends before; the change goes on.
-func (c *Client) AwaitChange(ctx context.Context, asked ChangeRequest, progress func(string)) (Change, error) {
+// AwaitChange returns when a change is done that RequestChange has begun; progress
+// hears what it waits for. The error is an ExitError with ExitTimeout when ctx ends
+// before; the change goes on.
+func (c *Client) AwaitChange(ctx context.Context, asked ChangeRequest, begun Change, progress func(string)) (Change, error) {
+	asked.Since = &begun.Tenure
 	said := ""
 	for {
 		now, err := c.PlanChange(ctx, asked)

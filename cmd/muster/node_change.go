@@ -81,13 +81,13 @@ func runChange(c *cobra.Command, asked node.ChangeRequest, yes bool, timeout tim
 	if !yes {
 		return client(c).PlanChange(c.Context(), asked)
 	}
-	done, err := client(c).RequestChange(c.Context(), asked)
+	begun, err := client(c).RequestChange(c.Context(), asked)
 	if err != nil || timeout <= 0 {
-		return done, err
+		return begun, err
 	}
 	ctx, cancel := context.WithTimeout(c.Context(), timeout)
 	defer cancel()
-	return client(c).AwaitChange(ctx, asked, func(waiting string) { fmt.Fprintln(c.ErrOrStderr(), waiting) })
+	return client(c).AwaitChange(ctx, asked, begun, func(waiting string) { fmt.Fprintln(c.ErrOrStderr(), waiting) })
 }
 
 // completeNodes offers the host names that the agent knows.
