@@ -55,6 +55,9 @@ func (s *site) plan() {
 				return nil
 			}
 			next := roles.ApplyAll(state, decisions...)
+			if r := next.Replacement; r != nil && r.Step == roles.StepJoin && (state.Replacement == nil || state.Replacement.Step != roles.StepJoin) {
+				s.replaced++
+			}
 			s.planIndex = s.head() + 1
 			return &next
 		},
@@ -80,6 +83,7 @@ func (n *node) input(state roles.State) roles.Input {
 		} else {
 			h.DeadFor = since
 		}
+		h.Votes = n.disk.site.votes(m.ID)
 		if v.fact > 0 {
 			// The newest fact stands for the one that was heard: what it says of Kubernetes only ever moves on.
 			other := n.w.nodes[i]

@@ -1,6 +1,12 @@
 package sim
 
-import "time"
+import (
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/muster-edge/muster/roles"
+)
 
 // makeFaults draws the whole schedule of faults from the seed: what happens, to whom and when depends on nothing that the
 // nodes do.
@@ -22,6 +28,7 @@ var faults = []func(*world){
 	(*world).deafen, (*world).deafen,
 	(*world).lose,
 	(*world).slowDisk,
+	(*world).askReplacement,
 }
 
 func (w *world) anyNode() *node { return w.nodes[w.rand.IntN(len(w.nodes))] }
@@ -102,6 +109,31 @@ func (w *world) slowDisk() {
 	n := w.anyNode()
 	n.fsync = w.between(time.Millisecond, 2*time.Second)
 	w.trace("a write on %s takes %v", n, n.fsync)
+}
+
+// askReplacement is an operator who wants a master's place given to a worker.
+func (w *world) askReplacement() {
+	from, old := w.anyNode(), w.anyNode()
+	s, id := from.disk.site, roles.NodeID(old.id)
+	if !from.up || s == nil {
+		return
+	}
+	w.trace("%s is asked to replace %s", from, old)
+	s.propose(from.index, &proposal{
+		what: fmt.Sprintf("replace %s", old), size: entryOverhead,
+		apply: func(state roles.State) *roles.State {
+			if state.Policy.Kubernetes || !state.Roles[id].IsMaster() {
+				return nil
+			}
+			next := state
+			next.Requests = maps.Clone(state.Requests)
+			if next.Requests == nil {
+				next.Requests = map[roles.NodeID]roles.Request{}
+			}
+			next.Requests[id] = roles.RequestReplace
+			return &next
+		},
+	})
 }
 
 // repair ends every fault and gives everybody power.

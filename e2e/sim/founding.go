@@ -47,8 +47,9 @@ func (n *node) candidatesSeen() (view uint64) {
 	return view
 }
 
-// plan is roles.PlanFounding over that view.
-func (n *node) plan(view uint64) *founders {
+// plan is roles.PlanFounding over the view that the node has now.
+func (n *node) plan() *founders {
+	view := n.candidatesSeen()
 	if f, known := n.w.plans[view]; known {
 		return f
 	}
@@ -99,7 +100,8 @@ func (n *node) offer() *ledger.Genesis {
 		return nil
 	}
 	if !s.offered {
-		if s.offer, s.offered = n.plan(s.view), true; s.offer == nil {
+		s.offer = n.plan()
+		if s.offered = s.offer != nil; !s.offered {
 			s.first = 0
 		}
 	}
@@ -198,7 +200,8 @@ func (n *node) becomeMember(s *site, copy int) {
 	if n.stepper.Promised() {
 		n.w.violate("%s becomes a member of site %s while it is bound to another founding", n, s.id)
 	}
-	n.disk.site, n.disk.copy = s, copy
+	n.disk.site, n.disk.copy, n.led = s, copy, n.clock()
+	n.vote()
 	n.openFounding() // a founder that was away may still ask how the founding ended
 	n.join()
 	if n.w.firstMember[n.index] == 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/muster-edge/muster/p2p/ledger"
 	"github.com/muster-edge/muster/roles"
@@ -197,6 +198,7 @@ func (w *world) judgeEnd() {
 			w.violate("site %s has no coordinator in the end", s.id)
 			continue
 		}
+		s.judgeVoters(state)
 		c := w.nodes[s.coordinator]
 		in := c.input(*state)
 		in.Now = c.clock() - s.office
@@ -226,5 +228,23 @@ func (w *world) judgeEnd() {
 		if state.Policy.Kubernetes && (state.Epoch == nil || state.Epoch.CAHash == "") {
 			w.violate("site %s has no cluster in the end", s.id)
 		}
+	}
+}
+
+// judgeVoters checks that in the end the masters are the voters, and no replacement is left half done.
+func (s *site) judgeVoters(state *roles.State) {
+	if r := state.Replacement; r != nil {
+		s.w.violate("site %s: the replacement of n%d is at %q in the end", s.id, s.w.byID[string(r.Old)]+1, r.Step)
+	}
+	masters := seats(state)
+	for _, v := range s.servers {
+		if i := slices.Index(masters, roles.NodeID(v.node.id)); i >= 0 && v.votes && s.serves(v) {
+			masters = slices.Delete(masters, i, i+1)
+			continue
+		}
+		s.w.violate("site %s: %s is a server in the end (votes %t, seat %d, has %d)", s.id, v.node, v.votes, v.seat, v.node.disk.seat)
+	}
+	for _, id := range masters {
+		s.w.violate("site %s: master n%d does not vote in the end", s.id, s.w.byID[string(id)]+1)
 	}
 }

@@ -20,10 +20,11 @@ const (
 
 // site is one founded site: its log, and who coordinates it. It stands for Raft, see the package comment.
 type site struct {
-	w      *world
-	id     string
-	cert   ledger.Certificate
-	voters []int
+	w        *world
+	id       string
+	cert     ledger.Certificate
+	servers  []server
+	changing bool // a change of the servers is under way
 
 	entries []entry // entry 0 is genesis
 
@@ -40,6 +41,8 @@ type site struct {
 	planning   bool
 	planAt     time.Duration
 	planIndex  int // of the entry that last changed what plans compare
+
+	replaced int // masters
 
 	judged judged
 }
@@ -79,7 +82,7 @@ func (w *world) site(cert ledger.Certificate) *site {
 	s := &site{w: w, id: id, cert: cert, coordinator: -1, electAt: w.now}
 	for _, m := range cert.Genesis.Masters {
 		state.Masters = append(state.Masters, roles.NodeID(m))
-		s.voters = append(s.voters, w.byID[m])
+		s.servers = append(s.servers, server{node: w.nodes[w.byID[m]], seat: 1, votes: true})
 	}
 	for _, f := range cert.Genesis.Founders {
 		state.Members = append(state.Members, w.member(w.byID[f], 1))
@@ -93,19 +96,6 @@ func (w *world) site(cert ledger.Certificate) *site {
 }
 
 func (s *site) head() int { return len(s.entries) - 1 }
-
-func (s *site) majority() int { return len(s.voters)/2 + 1 }
-
-// reach is how many voters a node that leads reaches, itself included.
-func (s *site) reach(from int) int {
-	reached := 0
-	for _, v := range s.voters {
-		if n := s.w.nodes[v]; n.up && n.disk.site == s && s.w.bothWays(from, v) {
-			reached++
-		}
-	}
-	return reached
-}
 
 func (s *site) inOffice() bool {
 	if s.coordinator < 0 {
@@ -122,9 +112,10 @@ func (s *site) tick() {
 	switch {
 	case s.coordinator >= 0 && !s.inOffice():
 		s.vacate()
-	case s.coordinator >= 0 && s.reach(s.coordinator) >= s.majority():
+	case s.coordinator >= 0 && s.quorate(s.w.nodes[s.coordinator]):
 		s.lease = s.w.now
 		s.replicate()
+		s.keepVoters()
 	case s.coordinator >= 0 && s.w.now-s.lease > timing.LeaderLease:
 		s.vacate()
 	case s.coordinator < 0 && s.w.now >= s.electAt:
@@ -140,19 +131,24 @@ func (s *site) vacate() {
 	s.electAt = s.w.now + s.w.between(s.w.cfg.ledger.HeartbeatTimeout, 2*s.w.cfg.ledger.HeartbeatTimeout)
 }
 
-// elect gives the office to a random voter that reaches a majority and has every committed entry.
-func (s *site) elect() {
-	var able []int
-	for _, v := range s.voters {
-		n := s.w.nodes[v]
-		if n.up && n.disk.site == s && n.disk.raft >= s.head() && s.reach(v) >= s.majority() && n.fsync < s.w.cfg.ledger.HeartbeatTimeout {
-			able = append(able, v)
+// able are the voters that can have the office: they reach a majority and have every committed entry.
+func (s *site) able() (all []*node) {
+	for _, n := range s.voters() {
+		if n.disk.raft >= s.head() && s.quorate(n) && n.fsync < s.w.cfg.ledger.HeartbeatTimeout {
+			all = append(all, n)
 		}
 	}
-	if len(able) == 0 {
-		return
+	return all
+}
+
+// elect gives the office to one of those that can have it.
+func (s *site) elect() {
+	if able := s.able(); len(able) > 0 {
+		s.takeOffice(able[s.w.rand.IntN(len(able))])
 	}
-	c := s.w.nodes[able[s.w.rand.IntN(len(able))]]
+}
+
+func (s *site) takeOffice(c *node) {
 	s.coordinator, s.life, s.office, s.lease = c.index, c.life, c.clock(), s.w.now
 	s.term++
 	s.w.trace("site %s: %s coordinates, term %d", s.id, c, s.term)
@@ -175,20 +171,26 @@ func (s *site) elect() {
 	s.commit()
 }
 
-// replicate brings voters that are behind up to date, and costs the heartbeats.
+// replicate brings servers that are behind up to date, and costs the heartbeats.
 func (s *site) replicate() {
 	c := s.w.nodes[s.coordinator]
-	for _, v := range s.voters {
-		n := s.w.nodes[v]
-		if v == c.index || !n.up || n.disk.site != s || !s.w.bothWays(c.index, v) {
+	c.led = c.clock()
+	for _, v := range s.servers {
+		n := v.node
+		if n == c || !s.serves(v) || !s.w.bothWays(c.index, n.index) {
 			continue
 		}
+		n.led = n.clock()
 		c.bytes[forLedger] += heartbeatSize / 2 // one in half a second, see ledger.SiteTiming
 		n.bytes[forLedger] += heartbeatSize / 2
 		if n.disk.raft < s.head() {
 			head := s.head()
-			s.w.send(c.index, v, forLedger, heartbeatSize, func() {
-				n.after(n.fsync, func() { n.disk.raft = max(n.disk.raft, head) })
+			s.w.send(c.index, n.index, forLedger, heartbeatSize, func() {
+				n.after(n.fsync, func() {
+					if s.serves(v) {
+						n.disk.raft = max(n.disk.raft, head)
+					}
+				})
 			})
 		}
 	}
@@ -236,13 +238,12 @@ func (s *site) commit() {
 	}
 	c := s.w.nodes[s.coordinator]
 	var answers []time.Duration
-	for _, v := range s.voters {
-		n := s.w.nodes[v]
-		if !n.up || n.disk.site != s || !s.w.bothWays(c.index, v) || n.disk.raft < s.head() {
+	for _, n := range s.voters() {
+		if !s.w.bothWays(c.index, n.index) || n.disk.raft < s.head() {
 			continue
 		}
 		took := n.fsync
-		if v != c.index {
+		if n != c {
 			c.bytes[forLedger] += int64(size)
 			took += s.w.latency() + s.w.latency()
 			for pause := retransmit; s.w.rand.Float64() < s.w.net.loss && pause < 8*retransmit; pause *= 2 {
@@ -251,15 +252,16 @@ func (s *site) commit() {
 		}
 		answers = append(answers, took)
 	}
-	if len(answers) < s.majority() {
+	quorum := majority(s.servers)
+	if len(answers) < quorum {
 		s.limbo = append(s.limbo, batch...)
 		return
 	}
 	slices.Sort(answers)
 	s.committing = true
 	term := s.term
-	s.w.after(answers[s.majority()-1], func() {
-		if s.term != term || !s.inOffice() || s.reach(s.coordinator) < s.majority() {
+	s.w.after(answers[quorum-1], func() {
+		if s.term != term || !s.inOffice() || !s.quorate(c) {
 			s.limbo = append(s.limbo, batch...)
 			s.committing = false
 			return
@@ -272,7 +274,8 @@ func (s *site) commit() {
 
 // apply makes each proposal whose comparisons still hold an entry.
 func (s *site) apply(batch []*proposal) {
-	if s.reach(s.coordinator) < s.majority() {
+	c := s.w.nodes[s.coordinator]
+	if !s.quorate(c) {
 		s.w.violate("site %s decides without a majority", s.id)
 	}
 	for _, p := range batch {
@@ -291,13 +294,11 @@ func (s *site) apply(batch []*proposal) {
 		}
 	}
 	// Everybody who acknowledged has it; they were counted above.
-	for _, v := range s.voters {
-		n := s.w.nodes[v]
-		if n.up && n.disk.site == s && s.w.bothWays(s.coordinator, v) {
+	for _, n := range s.voters() {
+		if s.w.bothWays(c.index, n.index) {
 			n.disk.raft = s.head()
 		}
 	}
-	c := s.w.nodes[s.coordinator]
 	c.show(s.head())
 	s.feed(s.coordinator)
 }
@@ -361,19 +362,23 @@ func (n *node) show(index int) {
 	if n.server < 0 {
 		n.receiving = index
 	}
+	n.vote()
 	n.w.placed(n)
 }
 
-// follow keeps one stream open: a voter follows the coordinator, everybody else a random voter, or another member when no
-// voter is there.
+// follow keeps one stream open: a voter follows the coordinator, everybody else a random voter. A voter that knows no coordinator may
+// have lost its seat while it was away, and asks like everybody else.
 func (n *node) follow() bool {
 	s := n.disk.site
+	if s != nil {
+		n.vote()
+	}
 	if s == nil || s.coordinator == n.index {
 		n.server = -1
 		return true
 	}
 	timing := n.w.cfg.ledger
-	voter := slices.Contains(s.voters, n.index)
+	voter := n.disk.seat != 0 && !n.forlorn()
 	if n.server >= 0 {
 		server := n.w.nodes[n.server]
 		silent := n.clock()-n.heard > 2*timing.Keepalive+time.Second
@@ -396,9 +401,9 @@ func (n *node) follow() bool {
 		return true
 	}
 	var able []int
-	for _, v := range s.voters {
-		if m := n.w.nodes[v]; v != n.index && m.up && m.disk.site == s && n.w.bothWays(n.index, v) && (!voter || v == s.coordinator) {
-			able = append(able, v)
+	for _, m := range s.voters() {
+		if m != n && n.w.bothWays(n.index, m.index) && (!voter || m.index == s.coordinator) {
+			able = append(able, m.index)
 		}
 	}
 	if len(able) == 0 {

@@ -46,6 +46,7 @@ type node struct {
 	heard       time.Duration // from the server, last
 	receiving   int           // entries under way to the disk
 	views       time.Duration // since when it watches the others, own clock
+	led         time.Duration // when a coordinator that counts it among its servers last reached it, own clock
 	ready       bool
 	starting    bool
 
@@ -57,7 +58,8 @@ type disk struct {
 	founding    []byte
 	site        *site // whose member it is
 	copy        int   // index of the newest entry shown
-	raft        int   // a voter's log: index of the newest entry that it has acknowledged
+	seats, seat int   // how many seats among the voters it has taken, and which one it has, 0: none
+	raft        int   // the log of that seat: index of the newest entry that it has acknowledged
 	factVersion uint32
 	dataEpoch   int // of the Kubernetes data, 0: none
 	caHash      string
@@ -133,7 +135,7 @@ func (n *node) powerOn() {
 	n.ready, n.starting = false, false
 	n.factVersion = n.disk.factVersion + 1
 	n.disk.factVersion = n.factVersion // on disk before anybody sees it
-	n.views = n.clock()
+	n.views, n.led = n.clock(), n.clock()
 	n.openFounding()
 	n.engaged = n.disk.founding != nil
 	n.join()

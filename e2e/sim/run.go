@@ -49,6 +49,7 @@ type Config struct {
 type Result struct {
 	Violations []string
 	Sites      int // that have decided something
+	Replaced   int // masters whose place was given to another node
 	// Founded, Placed and Held are when the first site was there, when every node had role and address in its own copy, and
 	// how long the decision took until every node held it; 0: never.
 	Founded, Placed, Held time.Duration
@@ -142,6 +143,7 @@ func Run(cfg Config) Result {
 		if s.term > 0 {
 			r.Sites++
 		}
+		r.Replaced += s.replaced
 		r.History = append(r.History, s.history()...)
 	}
 	return r
@@ -155,9 +157,7 @@ func newWorld(cfg Config) *world {
 	}
 	if cfg.Policy.Masters() == 0 || cfg.Policy == (roles.Policy{}) {
 		cfg.Policy = roles.DefaultPolicy()
-		// Nobody here has an etcd, or takes a lost master out of one.
-		cfg.Policy.DynamicRoles = false
-		cfg.Policy.Kubernetes = false
+		cfg.Policy.Kubernetes = false // nobody here has an etcd, or takes a lost master out of one
 		cfg.Policy.HA, cfg.Policy.AdditionalMasters = cfg.Nodes >= 3, 0
 		if cfg.Policy.HA {
 			cfg.Policy.AdditionalMasters = 2
@@ -239,7 +239,9 @@ func (w *world) settle() {
 	state = roles.ApplyAll(state, roles.Next(in).Decisions...)
 	s.entries = append(s.entries, entry{state: &state, at: w.now, size: 4096})
 	for _, n := range w.nodes {
-		n.disk.site, n.disk.copy, n.disk.raft = s, s.head(), s.head()
+		n.disk.site, n.disk.copy = s, s.head()
+		n.vote()
+		n.disk.raft = s.head()
 		n.powerOn()
 		n.receiving = s.head()
 		w.placed(n)

@@ -45,7 +45,7 @@ func check(t *testing.T, cfg Config) Result {
 
 func ha(masters, minimum int, kubernetes bool) roles.Policy {
 	p := roles.DefaultPolicy()
-	p.DynamicRoles = false // nobody here takes a lost master out of etcd
+	p.DynamicRoles = !kubernetes // nobody here takes a lost master out of etcd
 	p.HA, p.AdditionalMasters, p.MinimumNodes, p.Kubernetes = masters > 1, masters-1, minimum, kubernetes
 	return p
 }
@@ -62,6 +62,24 @@ func TestPromisesHoldUnderFaults(t *testing.T) {
 		r := check(t, cfg)
 		require.NotZero(t, r.Sites, "MUSTER_SIM_SEED=%d: no site in six minutes of peace", seed)
 	}
+}
+
+// Places are given on while nodes die, links fail and an operator asks for more of it; the voters follow.
+func TestLostMastersAreReplacedUnderFaults(t *testing.T) {
+	replaced := 0
+	all := seeds(t, 12)
+	for _, seed := range all {
+		cfg := Config{
+			Seed: seed, Nodes: 4 + int(seed%5), Policy: ha(3, 3, false), SlowDisks: 0.2,
+			Spread: 20 * time.Second, Faults: 6 * time.Minute, Settle: 6 * time.Minute,
+		}
+		if seed%4 == 0 {
+			cfg.Nodes, cfg.Policy = 9, ha(5, 5, false)
+		}
+		cfg.Policy.ReplaceAfter = time.Duration(10+10*(seed%4)) * time.Second
+		replaced += check(t, cfg).Replaced
+	}
+	require.GreaterOrEqual(t, replaced, len(all), "places were given on too seldom to show anything")
 }
 
 // Fewer than twice as many nodes as must found: any two sets of founders overlap, so there is one site at most, whatever the
