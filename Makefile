@@ -68,8 +68,8 @@ test-long-e2e: build ## the long scenarios alone
 	MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build)} $(GO) test -v -count=1 -timeout 90m -p 1 -parallel 2 ./e2e/long
 
 .PHONY: soak
-soak: build ## random things to a site in the lab for D (10m), drawn from SEED (1); ends with violations and leaks
-	$(GO) run ./e2e/soak/run -d $(D) -seed $(SEED)
+soak: build ## random things to a site in the lab for D (10m), drawn from SEED (1), with Kubernetes if KUBERNETES=1; ends with violations and leaks
+	$(GO) run ./e2e/soak/run -d $(D) -seed $(SEED) $(if $(KUBERNETES),-k3s $${K3S_BIN:-$$(e2e/k3slab/build)})
 
 # KVM is used where it works, else machines are emulated; then this takes most of an hour.
 VMTEST = MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build)} $(GO) test -v -count=1 -vet=off

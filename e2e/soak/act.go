@@ -31,7 +31,7 @@ func (s *soak) act(ctx context.Context) (string, error) {
 type action func(s *soak, ctx context.Context, node string, hold time.Duration) (string, error)
 
 // actions are chosen with the same chance each.
-var actions = []action{cutPower, cutPower, killAgent, restart, blackout, freeze, freeze, split, split, cutOneWay, cable, flap, disturb, disturb, add, wipe, replace, rotate, revoke}
+var actions = []action{cutPower, cutPower, killAgent, restart, blackout, freeze, freeze, split, split, cutOneWay, cable, flap, disturb, disturb, add, wipe, replace, rotate, revoke, fillDisk}
 
 func wait(ctx context.Context, d time.Duration) error {
 	select {
@@ -156,7 +156,7 @@ func add(s *soak, ctx context.Context, node string, hold time.Duration) (string,
 
 // reconfigure gives a node the site's present token, which a newcomer needs, and starts it.
 func (s *soak) reconfigure(ctx context.Context, node string, start func() error) error {
-	if err := s.Configure(ctx, node, siteConfig(s.token)); err != nil {
+	if err := s.Configure(ctx, node, s.config()); err != nil {
 		return err
 	}
 	return start()
@@ -240,4 +240,39 @@ func wipe(s *soak, ctx context.Context, node string, hold time.Duration) (string
 		}
 	}
 	return killAgent(s, ctx, node, hold)
+}
+
+// fillDisk gives a node's state a small file system, fills it, and makes room again.
+func fillDisk(s *soak, ctx context.Context, node string, hold time.Duration) (string, error) {
+	what := fmt.Sprintf("full disk on %s for %s", node, hold)
+	move := func(script string) error {
+		if err := s.KillAgent(ctx, node, unix.SIGKILL); err != nil {
+			return err
+		}
+		if _, err := s.Exec(ctx, node, "/bin/sh", "-ec", script); err != nil {
+			return err
+		}
+		return s.Start(ctx, node)
+	}
+	if err := move(`mkdir /tmp/small
+mount -t tmpfs -o size=32m tmpfs /tmp/small
+cp -a /usr/local/.muster/. /tmp/small/
+mount --bind /tmp/small /usr/local/.muster`); err != nil {
+		return what, err
+	}
+	if err := wait(ctx, 5*time.Second); err != nil {
+		return what, err
+	}
+	if _, err := s.Exec(ctx, node, "/bin/sh", "-c", "dd if=/dev/zero of=/usr/local/.muster/rubbish bs=4k 2>/dev/null; true"); err != nil {
+		return what, err
+	}
+	if err := wait(ctx, hold); err != nil {
+		return what, err
+	}
+	return what, move(`rm /tmp/small/rubbish
+umount /usr/local/.muster
+rm -rf /usr/local/.muster/* /usr/local/.muster/.[!.]*
+cp -a /tmp/small/. /usr/local/.muster/
+umount /tmp/small
+rmdir /tmp/small`)
 }

@@ -1,10 +1,15 @@
 package soak
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
+	"time"
+
+	"github.com/muster-edge/muster/e2e/lab"
 )
 
 // brokenPromise is what waiting does not mend.
@@ -100,7 +105,42 @@ func (s *soak) check(ctx context.Context) error {
 	if err := s.checkDecisions(ctx, names); err != nil {
 		return err
 	}
+	if err := s.checkKubernetes(ctx); err != nil {
+		return err
+	}
 	return s.decide(ctx, able)
+}
+
+// checkKubernetes wants every node Ready, and the API server to take a write.
+func (s *soak) checkKubernetes(ctx context.Context) error {
+	if s.k3s == "" {
+		return nil
+	}
+	members, err := s.Status(ctx)
+	if err != nil {
+		return err
+	}
+	nodes, err := s.kubectl(ctx, "get", "nodes", "--no-headers")
+	if err != nil {
+		return err
+	}
+	for _, m := range members {
+		if ready, err := regexp.MatchString(`(?m)^`+regexp.QuoteMeta(m.Hostname)+` +Ready `, nodes); err != nil || !ready {
+			return fmt.Errorf("%s is not Ready in Kubernetes: %q", m.Node, nodes)
+		}
+	}
+	_, err = s.kubectl(ctx, "annotate", "node", members[0].Hostname, fmt.Sprintf("soak=%d", s.seen.decided), "--overwrite")
+	return err
+}
+
+func (s *soak) kubectl(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var out, complaints bytes.Buffer
+	if err := s.Kubectl(ctx, lab.Command{Args: args, Stdout: &out, Stderr: &complaints}); err != nil {
+		return "", fmt.Errorf("%w: %s", err, complaints.String())
+	}
+	return out.String(), nil
 }
 
 // checkDecisions compares every node's copy with the first one's, and that with all that was there before.

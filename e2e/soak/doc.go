@@ -3,6 +3,7 @@
 //
 //   - one site, one coordinator, and every living node sees every other;
 //   - the same decisions everywhere, and one more can be made;
+//   - with -k3s, every node Ready and an API server that takes a write;
 //   - an identity keeps its address and its name; no address is ever given twice; never more masters than asked.
 //
 // At the end it looks for leaks in every agent: goroutines, memory, open files, and files in the state directory, beside what they were

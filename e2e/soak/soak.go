@@ -22,8 +22,10 @@ const (
 	startNodes = 5
 	maxNodes   = 8
 	masters    = 3
-	// settleTime is how long the site may take after an action. It is a deadline for a busy machine, not an expectation.
-	settleTime = 4 * time.Minute
+	// settleTime is how long the site may take after an action, kubernetesTime with Kubernetes. They are deadlines for a busy machine,
+	// not expectations.
+	settleTime     = 4 * time.Minute
+	kubernetesTime = 12 * time.Minute
 )
 
 // soak is one run.
@@ -37,6 +39,7 @@ type soak struct {
 	leaks      int
 	wiped      int
 	token      string // the site's present one
+	k3s        string // the binary that the nodes run; "": no Kubernetes
 
 	seen  history
 	first map[string]usage // agent's use when the site had settled
@@ -49,13 +52,14 @@ func Main(args []string, out io.Writer) int {
 	duration := flags.Duration("d", 10*time.Minute, "for how long")
 	seed := flags.Uint64("seed", 1, "what is done, to whom and when")
 	binary := flags.String("muster", filepath.Join("bin", "muster"), "the binary that the nodes run")
+	k3s := flags.String("k3s", "", "the k3s that the nodes run (default: no Kubernetes)")
 	dir := flags.String("dir", "", "directory of the lab (default: a temporary one)")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	s := &soak{out: out, rand: rand.New(rand.NewPCG(*seed, 0x736f616b)), seen: newHistory()}
+	s := &soak{out: out, rand: rand.New(rand.NewPCG(*seed, 0x736f616b)), seen: newHistory(), k3s: *k3s}
 	fmt.Fprintf(out, "soak: d=%s seed=%d\n", *duration, *seed)
 	err := s.run(ctx, *duration, *binary, *dir)
 	if err != nil {
@@ -92,7 +96,7 @@ func (s *soak) run(ctx context.Context, d time.Duration, binary, dir string) (er
 	}
 	s.token = strings.TrimSpace(string(token))
 	s.Lab, err = lab.New(lab.Options{
-		Dir: dir, Nodes: startNodes, Config: siteConfig(s.token), Binary: binary, Until: lab.UntilRoles, Timeout: settleTime,
+		Dir: dir, Nodes: startNodes, Config: s.config(), Binary: binary, K3s: s.k3s, Until: lab.UntilRoles, Timeout: settleTime,
 	})
 	if err != nil {
 		return err
@@ -126,8 +130,9 @@ func (s *soak) run(ctx context.Context, d time.Duration, binary, dir string) (er
 	return s.lookForLeaks(ctx)
 }
 
-// siteConfig is the configuration of three masters and workers, without Kubernetes: the stand-in would be most of the load.
-func siteConfig(token string) []byte {
+// config is the configuration of three masters and workers. The stand-in for K3s would be most of the load, so a soak is without
+// Kubernetes if nobody says otherwise.
+func (s *soak) config() []byte {
 	return fmt.Appendf(nil, `#cloud-config
 p2p:
   network_token: %s
@@ -138,14 +143,17 @@ p2p:
       enable: true
       master_nodes: %d
 k3s:
-  enabled: false
-`, token, startNodes, masters-1)
+  enabled: %t
+`, s.token, startNodes, masters-1, s.k3s != "")
 }
 
 // settle waits until the site is whole again and checks it.
 func (s *soak) settle(ctx context.Context, what string) error {
-	begun := time.Now()
-	ctx, cancel := context.WithTimeoutCause(ctx, settleTime, fmt.Errorf("not settled after %s", settleTime))
+	begun, patience := time.Now(), settleTime
+	if s.k3s != "" {
+		patience = kubernetesTime
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not settled after %s", patience))
 	defer cancel()
 	for {
 		problem := s.check(ctx)
