@@ -21,7 +21,8 @@ const removedSentence = "this node was removed from the site and runs nothing of
 func (m *member) removed() bool { return ledger.IsRemoved(m.ledger.View(), m.agent.identity.ID()) }
 
 // seat makes this node a voter when it is a master, and none when it is not and the
-// other voters have let it go.
+// other voters have let it go. One that is no member leaves at once: as coordinator it
+// could let nobody in, since members talk to members only.
 func (m *member) seat(context.Context) ([]string, error) {
 	if !m.founded() {
 		return nil, nil // the founding masters vote before there is a role
@@ -35,7 +36,7 @@ func (m *member) seat(context.Context) ([]string, error) {
 		return nil, err
 	}
 	wanted := slices.Contains(seats, m.agent.identity.ID())
-	if wanted == m.ledger.Status().Voter || !wanted && m.ledger.VoteCounts() {
+	if wanted == m.ledger.Status().Voter || !wanted && !m.removed() && m.ledger.VoteCounts() {
 		return nil, nil
 	}
 	if err := m.ledger.Vote(wanted); err != nil {
