@@ -96,7 +96,8 @@ func (m *member) changed(state roles.State, asked ChangeRequest) (roles.NodeID, 
 	default:
 		return "", usageError{fmt.Errorf("%q is nothing that can be asked for a node: leave, remove or replace", asked.Do)}
 	}
-	if role := state.Roles[m.self()]; !role.IsMaster() {
+	// It may have been one when it was asked, and have given its own place on.
+	if role := state.Roles[m.self()]; asked.Since == nil && !role.IsMaster() {
 		return "", fmt.Errorf("%w: this node is no master; ask on one of the masters %s", ErrRefused, m.masterList(state))
 	}
 	var found []roles.NodeID
@@ -177,6 +178,7 @@ func (c Change) effects(kubernetes bool) []string {
 
 // requestChange asks the planner for a change that is not refused.
 func (a *Agent) requestChange(ctx context.Context, asked ChangeRequest) (Change, error) {
+	asked.Since = nil
 	c, err := a.planChange(asked)
 	if err != nil || c.State != ChangePlanned {
 		return c, err

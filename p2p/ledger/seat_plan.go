@@ -73,6 +73,15 @@ func PlanVoters(servers []raft.Server, self raft.ServerID, candidates []VoterCan
 			}
 		}
 	}
+	// New voters answer masters only, so a coordinator that is none can let nobody in.
+	if !wanted[self] {
+		for _, s := range servers {
+			if _, missing := lost[s.ID]; wanted[s.ID] && s.Suffrage == raft.Voter && !missing {
+				step.Do, step.Server = VoterHandOver, self
+				return step
+			}
+		}
+	}
 	// One that is dead goes before another one gets its vote, one that lives after that: the fewest failures are too many for
 	// neither.
 	later := VoterStep{Waiting: step.Waiting}
@@ -87,9 +96,6 @@ func PlanVoters(servers []raft.Server, self raft.ServerID, candidates []VoterCan
 		case !complete:
 			// Its vote may be needed until there is another one.
 		case s.ID == self:
-			if len(wanted) > 0 {
-				later.Do, later.Server = VoterHandOver, s.ID
-			}
 		case live-1 <= (voters-1)/2:
 			step.Waiting[id] = "it is no master any more, and its vote is still needed for a majority"
 		case later.Do == VoterKeep:
