@@ -160,7 +160,7 @@ func (s *site) interview(c, n *node) ledger.VoterCandidate {
 		panic(err) // newNodeID made it
 	}
 	if n.up && n.disk.site == s && n.disk.seat != 0 && s.w.bothWays(c.index, n.index) {
-		return ledger.VoterCandidate{ID: id, Server: server{node: n, seat: n.disk.seat}.id(), CaughtUp: n.disk.raft+voterLag >= s.head()}
+		return ledger.VoterCandidate{ID: id, Server: server{node: n, seat: n.disk.seat}.id(), CaughtUp: n.disk.raft+ledger.VoterLag >= s.head()}
 	}
 	for _, v := range s.servers {
 		if v.node == n && v.votes { // merely away
@@ -169,9 +169,6 @@ func (s *site) interview(c, n *node) ledger.VoterCandidate {
 	}
 	return ledger.VoterCandidate{ID: id}
 }
-
-// voterLag is package ledger's.
-const voterLag = 8
 
 // changed are the servers after a step.
 func (s *site) changed(step ledger.VoterStep) []server {

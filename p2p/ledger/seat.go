@@ -173,7 +173,7 @@ func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []
 		p, ok := serverPeer(raft.ServerID(h.Server))
 		switch {
 		case err == nil && ok && p == id:
-			all = append(all, VoterCandidate{ID: id, Server: raft.ServerID(h.Server), CaughtUp: h.Last+voterLag >= last})
+			all = append(all, VoterCandidate{ID: id, Server: raft.ServerID(h.Server), CaughtUp: h.Last+VoterLag >= last})
 		case i >= 0: // a voter that is merely away keeps its seat
 			all = append(all, VoterCandidate{ID: id, Server: servers[i].ID, CaughtUp: true})
 		default:
@@ -184,6 +184,6 @@ func (v *voter) interview(ctx context.Context, servers []raft.Server, masters []
 	return all, absent
 }
 
-// voterLag is by how many entries a voter may be behind and count as caught up:
+// VoterLag is by how many entries a voter may be behind and count as caught up:
 // fewer than any follower is behind in a site that decides all the time.
-const voterLag = 8
+const VoterLag = 8
