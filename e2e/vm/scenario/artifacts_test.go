@@ -34,35 +34,64 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// osImage is the image of version v1.
+// system is what version v1 of an image consists of: the image as the variants change it.
+type system struct {
+	name     string
+	variants []string
+}
+
+var (
+	whole = system{"whole", []string{"test"}}
+	// bare is without K3s, which is half of all bytes, for machines that do not run it.
+	bare = system{"bare", []string{"test", "k3s-dead"}}
+)
+
+// systemFor is what a machine needs.
+func systemFor(k3s bool) system {
+	if k3s {
+		return whole
+	}
+	return bare
+}
+
+// osImage is a system as it was built.
 type osImage struct {
 	root   string // its tree
 	layout string // the OCI layout of it
 }
 
-var baseImage = sync.OnceValues(func() (osImage, error) {
+var built struct {
+	sync.Mutex
+	images map[string]osImage
+}
+
+// image returns what was built, and builds it the first time.
+func (s system) image(t testing.TB) osImage {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if i, ok := built.images[s.name]; ok {
+		return i
+	}
 	muster, err := program()
-	if err != nil {
-		return osImage{}, err
+	require.NoError(t, err)
+	said, err := exec.Command(top + "/e2e/vm/prepare").CombinedOutput()
+	require.NoError(t, err, "prepare: %s", said)
+	out := filepath.Join(work, s.name)
+	args := []string{top + "/deploy/os/build"}
+	for _, v := range s.variants {
+		args = append(args, "--variant", v)
 	}
-	if out, err := exec.Command(top + "/e2e/vm/prepare").CombinedOutput(); err != nil {
-		return osImage{}, fmt.Errorf("prepare: %w: %s", err, out)
-	}
-	out := filepath.Join(work, "os")
-	build := exec.Command("nice", top+"/deploy/os/build", "--variant", "test")
+	build := exec.Command("nice", args...)
 	build.Env = append(os.Environ(), "OS_OUT="+out, "VERSION=v1", "MUSTER_BIN="+muster)
 	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return osImage{}, fmt.Errorf("build the image: %w", err)
-	}
+	require.NoError(t, build.Run(), "build the image")
 	vm.ProbeKernel = filepath.Join(out, "root/boot/vmlinuz")
-	return osImage{root: filepath.Join(out, "root"), layout: filepath.Join(out, "layout")}, nil
-})
-
-func base(t testing.TB) osImage {
-	t.Helper()
-	i, err := baseImage()
-	require.NoError(t, err)
+	i := osImage{root: filepath.Join(out, "root"), layout: filepath.Join(out, "layout")}
+	if built.images == nil {
+		built.images = map[string]osImage{}
+	}
+	built.images[s.name] = i
 	return i
 }
 
@@ -94,12 +123,12 @@ upgrade:
 // emulatedCmdline spares an emulated machine a fifth of its time: without it every look at the clock is an exit to a device.
 const emulatedCmdline = "tsc=reliable mitigations=off"
 
-// newDisk makes the disk of version v1 with a configuration, as a user does.
-func newDisk(t testing.TB, name, config string) string {
+// disk makes the disk of version v1 with a configuration, as a user does.
+func (s system) disk(t testing.TB, name, config string) string {
 	t.Helper()
 	muster, err := program()
 	require.NoError(t, err)
-	image := base(t)
+	image := s.image(t)
 	path := filepath.Join(work, name+".raw")
 	cmd := exec.CommandContext(t.Context(), muster, "deploy", "disk", "--image", "ocifile:"+image.layout, "--config", "-", "--firmware", "both", "--size", "6G", "--cmdline", emulatedCmdline, "--out", path)
 	cmd.Stdin = strings.NewReader(config)
@@ -125,7 +154,7 @@ func formed(t testing.TB, k3s bool, opts vm.Options) *machine {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	opts.Disk, opts.Snapshot = filepath.Join(dir, "disk.qcow2"), savedReady
-	require.NoError(t, vm.CopyDisk(context.Background(), formedDisk(t, k3s), opts.Disk))
+	require.NoError(t, vm.CopyDisk(context.Background(), formedDisk(t, systemFor(k3s), k3s), opts.Disk))
 	m := start(t, opts)
 	m.waitReady()
 	return m
@@ -133,15 +162,15 @@ func formed(t testing.TB, k3s bool, opts vm.Options) *machine {
 
 // formedDisk is that of a machine that has booted once, is a site of its own, proved its image good and was powered off. Its machine
 // must have the first MAC address of its network: the identity is bound to it.
-func formedDisk(t testing.TB, k3s bool) string {
+func formedDisk(t testing.TB, s system, k3s bool) string {
 	t.Helper()
 	disks.Lock()
 	defer disks.Unlock()
-	name := fmt.Sprintf("formed-k3s-%t", k3s)
+	name := fmt.Sprintf("formed-%s-k3s-%t", s.name, k3s)
 	if path, ok := disks.made[name]; ok {
 		return path
 	}
-	m := start(t, vm.Options{Name: name, Disk: overlay(t, newDisk(t, name, siteConfig(t, 1, k3s)))})
+	m := start(t, vm.Options{Name: name, Disk: overlay(t, s.disk(t, name, siteConfig(t, 1, k3s)))})
 	m.waitReady()
 	m.waitGood()
 	require.NoError(t, m.Save(t.Context(), savedReady))

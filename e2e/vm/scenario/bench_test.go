@@ -39,7 +39,7 @@ func BenchmarkBoot(b *testing.B) {
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		took[firmware] = make([][]time.Duration, len(phases)+1)
 		for range benchBoots {
-			m := start(b, vm.Options{Name: "bench-" + string(firmware), Disk: overlay(b, formedDisk(b, false)), Firmware: firmware})
+			m := start(b, vm.Options{Name: "bench-" + string(firmware), Disk: overlay(b, formedDisk(b, whole, false)), Firmware: firmware})
 			m.waitReady()
 			lines, last := m.Console().Lines(), time.Duration(0)
 			for i, p := range phases {
@@ -79,8 +79,8 @@ func first(lines []vm.Line, pattern *regexp.Regexp) (time.Duration, bool) {
 // BenchmarkUpgrade compares an upgrade from a registry on the segment with writing its slot file by dd, in the same machine, and writes a
 // section when MUSTER_BENCH_OUT names the file. It runs once, whatever b.N says.
 func BenchmarkUpgrade(b *testing.B) {
-	v2 := pushImage(b, "v2")
-	m := start(b, vm.Options{Disk: overlay(b, formedDisk(b, false))})
+	v2 := whole.push(b, "v2")
+	m := start(b, vm.Options{Disk: overlay(b, formedDisk(b, whole, false))})
 	m.waitReady()
 	var table strings.Builder
 	fmt.Fprintf(&table, "## What an upgrade costs beside writing the same slot with dd\n\n")
@@ -112,7 +112,7 @@ func megabytes(n int64) string { return fmt.Sprintf("%.0f", float64(n)/1e6) }
 // layersSize is what the layers of v1 take in a registry.
 func layersSize(b *testing.B) (sum int64) {
 	b.Helper()
-	layers, err := image(b, base(b).layout).Layers()
+	layers, err := image(b, whole.image(b).layout).Layers()
 	require.NoError(b, err)
 	for _, l := range layers {
 		size, err := l.Size()

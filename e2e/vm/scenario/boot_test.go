@@ -31,7 +31,7 @@ func requireLayoutOf(t *testing.T, m *machine, version string) {
 
 func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, newDisk(t, "plain", siteConfig(t, 1, false)))})
+	m := start(t, vm.Options{Disk: overlay(t, bare.disk(t, "plain", siteConfig(t, 1, false)))})
 	m.waitReady()
 	requireLayout(t, m)
 	require.Empty(t, m.sh("systemctl --failed --no-legend --plain | grep -v systemd-timesyncd || true"))
@@ -49,7 +49,7 @@ func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 
 func TestAUEFIMachineBootsTheSameDisk(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, false)), Firmware: vm.UEFI})
+	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, bare, false)), Firmware: vm.UEFI})
 	m.waitReady()
 	requireLayout(t, m)
 	require.Contains(t, m.sh("ls /sys/firmware"), "efi")

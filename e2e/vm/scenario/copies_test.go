@@ -26,12 +26,12 @@ const bootedCopies = 12
 // has written of it at some of its steps, all renames among them, boots.
 func TestCopiesTakenInTheMiddleOfAnUpgradeBoot(t *testing.T) {
 	t.Parallel()
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	dir, err := os.MkdirTemp(work, "copies-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	disk := filepath.Join(dir, "disk.raw")
-	require.NoError(t, vm.Flatten(t.Context(), formedDisk(t, false), disk))
+	require.NoError(t, vm.Flatten(t.Context(), formedDisk(t, bare, false), disk))
 
 	var copies []copied
 	upgradeDisk(t, disk, v2, func(step string, nth int) {

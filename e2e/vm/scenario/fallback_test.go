@@ -47,7 +47,7 @@ func upgraded(t *testing.T, k3s bool, p pushed) *machine {
 
 func TestAKernelThatRotsOnTheDiskIsPassedOver(t *testing.T) {
 	t.Parallel()
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	m := formed(t, false, vm.Options{})
 	m.upgrade(v2)
 	// A byte of the kernel, in the slot and nowhere else.
@@ -77,7 +77,7 @@ mount -o remount,ro /run/initramfs/cos-state`)
 
 func TestAnImageWithoutAKernelEndsOnTheOldSlot(t *testing.T) {
 	t.Parallel()
-	bad := pushImage(t, "v2-bad-kernel", "bad-kernel")
+	bad := bare.push(t, "v2-bad-kernel", "bad-kernel")
 	requireFallenBack(t, upgraded(t, false, bad), bad, "boot loader cannot start")
 }
 
@@ -94,7 +94,7 @@ func TestAnInitThatHangsEndsOnTheOldSlot(t *testing.T) {
 // requireNeverProvedGood boots a variant that gets as far as that line on the console, and no agent.
 func requireNeverProvedGood(t *testing.T, variant, line string) {
 	t.Helper()
-	bad := pushImage(t, "v2-"+variant, variant)
+	bad := bare.push(t, "v2-"+variant, variant)
 	m := upgraded(t, false, bad)
 	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
 	defer cancel()
@@ -105,7 +105,7 @@ func requireNeverProvedGood(t *testing.T, variant, line string) {
 
 func TestANodeWhoseOwnK3sNeverStartsEndsOnTheOldSlot(t *testing.T) {
 	t.Parallel()
-	bad := pushImage(t, "v2-k3s-dead", "k3s-dead")
+	bad := whole.push(t, "v2-k3s-dead", "k3s-dead")
 	m := upgraded(t, true, bad)
 	m.waitBooted("active", bootTime)
 	require.Equal(t, "v2-k3s-dead", m.version())
@@ -132,7 +132,7 @@ sync`)
 	require.NotEmpty(t, s.FallbackReason)
 
 	// And from there the machine is repaired.
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	m.upgrade(v2)
 	m.reboot()
 	m.waitBooted("active", fallTime)

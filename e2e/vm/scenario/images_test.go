@@ -86,15 +86,16 @@ func serveRegistry(t testing.TB, n *vm.Network) {
 	})
 }
 
-// pushImage derives an image from v1: another version, and what the variants of deploy/os do to a tree, in one more layer.
-func pushImage(t testing.TB, version string, variants ...string) pushed {
+// push derives an image from v1: another version, and what the variants of deploy/os do to a tree, in one more layer.
+func (s system) push(t testing.TB, version string, variants ...string) pushed {
 	t.Helper()
 	images.Lock()
 	defer images.Unlock()
-	if p, ok := images.pushed[version]; ok {
+	tag := s.name + ":" + version
+	if p, ok := images.pushed[tag]; ok {
 		return p
 	}
-	b := base(t)
+	b := s.image(t)
 	img := image(t, b.layout)
 	// Made once: it is read for its digest and again to be pushed, and its files have the time at which they were made.
 	content := changes(t, b.root, version, variants)
@@ -115,11 +116,11 @@ func pushImage(t testing.TB, version string, variants ...string) pushed {
 
 	server := httptest.NewServer(images.handler)
 	defer server.Close()
-	ref, err := name.NewTag(server.Listener.Addr().String()+"/muster:"+version, name.Insecure)
+	ref, err := name.NewTag(server.Listener.Addr().String()+"/"+tag, name.Insecure)
 	require.NoError(t, err)
 	require.NoError(t, remote.Write(ref, img, remote.WithContext(t.Context())))
-	p := pushed{ref: fmt.Sprintf("oci:%s:%d/muster:%s", vm.Host, registryPort, version), id: digest.Hex}
-	images.pushed[version] = p
+	p := pushed{ref: fmt.Sprintf("oci:%s:%d/%s", vm.Host, registryPort, tag), id: digest.Hex}
+	images.pushed[tag] = p
 	return p
 }
 

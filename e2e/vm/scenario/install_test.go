@@ -15,14 +15,14 @@ import (
 // A machine that runs puts another image on a second disk of its own; that disk then boots by itself, with both kinds of firmware.
 func TestAnInstalledDiskBoots(t *testing.T) {
 	t.Parallel()
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	dir, err := os.MkdirTemp(work, "install-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	second := filepath.Join(dir, "second.qcow2")
 	require.NoError(t, vm.NewDisk(t.Context(), second, 6<<10))
 
-	m := start(t, vm.Options{Name: "installer", Disk: overlay(t, formedDisk(t, false)), MoreDisks: []string{second}})
+	m := start(t, vm.Options{Name: "installer", Disk: overlay(t, formedDisk(t, bare, false)), MoreDisks: []string{second}})
 	m.waitReady()
 	install := "muster install --insecure --cmdline '" + emulatedCmdline + "' --source " + v2.ref
 	m.sh("cat >/run/site.yaml <<'E'\n" + siteConfig(t, 1, false) + "E")

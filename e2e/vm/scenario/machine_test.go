@@ -47,7 +47,6 @@ type machine struct {
 // start powers a machine on. Without a network it gets one of its own, which serves the registry.
 func start(t testing.TB, opts vm.Options) *machine {
 	t.Helper()
-	base(t) // the kernel to probe KVM with
 	if opts.Network == nil {
 		opts.Network = newNetwork(t)
 	}

@@ -19,7 +19,7 @@ import (
 func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 	t.Parallel()
 	cuts, seed := number(t, "MUSTER_POWERCUTS", 5), number(t, "MUSTER_SEED", 1)
-	images := [2]pushed{pushImage(t, "v2"), pushImage(t, "v3")}
+	images := [2]pushed{bare.push(t, "v2"), bare.push(t, "v3")}
 	shares := []int{cuts}
 	if cuts >= 20 {
 		shares = []int{cuts - cuts/2, cuts / 2}

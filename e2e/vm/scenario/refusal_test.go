@@ -119,7 +119,7 @@ func (m *machine) spoil(blob v1.Hash, answer func(w http.ResponseWriter, content
 // An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	t.Parallel()
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	m := formed(t, false, vm.Options{})
 	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"
 	before, listing, boots := m.state(), m.sh(slots), m.Boots()
@@ -201,7 +201,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 // largestLayer is that of v1, which all images of the registry have.
 func largestLayer(t *testing.T) (blob v1.Hash) {
 	t.Helper()
-	layers, err := image(t, base(t).layout).Layers()
+	layers, err := image(t, bare.image(t).layout).Layers()
 	require.NoError(t, err)
 	largest := int64(0)
 	for _, l := range layers {

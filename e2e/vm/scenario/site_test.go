@@ -17,7 +17,7 @@ import (
 func twoMachines(t *testing.T, k3s bool, ahead time.Duration) (master, worker *machine) {
 	t.Helper()
 	n := newNetwork(t)
-	disk := newDisk(t, testName(t), siteConfig(t, 2, k3s))
+	disk := systemFor(k3s).disk(t, testName(t), siteConfig(t, 2, k3s))
 	var machines []*machine
 	for i := range 2 {
 		machines = append(machines, start(t, vm.Options{
@@ -75,7 +75,7 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorkerAndAnUpgradeSurvivesASi
 // until the master is back, and the node says so.
 func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *machine) {
 	t.Helper()
-	v2 := pushImage(t, "v2")
+	v2 := whole.push(t, "v2")
 	worker.upgrade(v2)
 	master.PowerCut()
 	worker.reboot()

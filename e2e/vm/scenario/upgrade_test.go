@@ -16,7 +16,7 @@ func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T)
 	require.Equal(t, "active", old.Booted)
 	require.Equal(t, "v1", old.Slots["active"].Version)
 
-	v2 := pushImage(t, "v2")
+	v2 := bare.push(t, "v2")
 	m.upgrade(v2)
 	written := m.state()
 	require.Equal(t, slot{Version: "v2", Digest: v2.digest()}, written.Slots["active"], "not tried yet")
