@@ -98,7 +98,7 @@ func (m *machine) sh(script string) string {
 }
 
 // eventually waits for a condition over resets. A look may start muster, which costs an emulated machine seconds of its processors, so
-// it gets three times as long for what it is to do.
+// it gets some time for what it is to do; not more than some, since a look at a machine that boots takes as long as the boot.
 func (m *machine) eventually(within time.Duration, what string, is func() bool) {
 	m.t.Helper()
 	deadline := time.Now().Add(within)
@@ -108,7 +108,7 @@ func (m *machine) eventually(within time.Duration, what string, is func() bool) 
 			return
 		}
 		require.True(m.t, time.Now().Before(deadline), "waited %s for %s", within, what)
-		time.Sleep(max(lookInterval, 3*time.Since(begun)))
+		time.Sleep(min(max(lookInterval, 3*time.Since(begun)), 5*lookInterval))
 	}
 }
 
