@@ -31,11 +31,11 @@ func (m *member) seat(context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	seats, err := m.seats(state)
+	voters, err := votersOf(state)
 	if err != nil {
 		return nil, err
 	}
-	wanted := slices.Contains(seats, m.agent.identity.ID())
+	wanted := slices.Contains(voters, m.agent.identity.ID())
 	if wanted == m.ledger.Status().Voter || !wanted && !m.removed() && m.ledger.VoteCounts() {
 		return nil, nil
 	}
@@ -50,23 +50,17 @@ func (m *member) seat(context.Context) ([]string, error) {
 	return nil, nil
 }
 
-// seats are who votes: the masters, and the founding ones that have no role yet.
-func (m *member) seats(state roles.State) ([]peer.ID, error) {
-	masters, err := mastersOf(state)
-	if err != nil {
-		return nil, err
-	}
-	view := m.ledger.View()
-	for _, id := range state.Masters {
-		node, err := peerOf(id)
+// votersOf returns who votes.
+func votersOf(state roles.State) ([]peer.ID, error) {
+	var all []peer.ID
+	for _, voter := range state.Voters() {
+		id, err := peerOf(voter)
 		if err != nil {
 			return nil, err
 		}
-		if state.Roles[id] == roles.None && !ledger.IsRemoved(view, node) && !slices.Contains(masters, node) && len(masters) < state.Policy.Masters() {
-			masters = append(masters, node)
-		}
+		all = append(all, id)
 	}
-	return masters, nil
+	return all, nil
 }
 
 // replace does, on the coordinator, what a change of members needs beside
@@ -82,11 +76,11 @@ func (m *member) replace(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	masters, err := m.seats(state)
+	voters, err := votersOf(state)
 	if err != nil {
 		return nil, err
 	}
-	late, err := m.ledger.KeepVoters(ctx, masters)
+	late, err := m.ledger.KeepVoters(ctx, voters)
 	if err != nil {
 		return nil, err
 	}

@@ -297,7 +297,8 @@ func (p *planner) superviseSuccessor(r Replacement) {
 	}
 }
 
-// placeHolders are the masters, and the founding ones that never came to have a role: their places are taken too.
+// placeHolders are the masters, and the founding ones that never came to have a role: their places are taken too, unless they are to
+// be workers.
 func (p *planner) placeHolders() []NodeID {
 	var all []NodeID
 	for _, m := range p.state.live() {

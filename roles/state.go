@@ -177,6 +177,22 @@ func (s State) live() []Member {
 	return members
 }
 
+// Voters returns who votes on decisions: the masters, and the founding ones that have no role yet.
+func (s State) Voters() []NodeID {
+	var all []NodeID
+	for _, m := range s.live() {
+		if s.Roles[m.ID].IsMaster() {
+			all = append(all, m.ID)
+		}
+	}
+	for _, id := range s.Masters {
+		if m, _ := s.member(id); s.Roles[id] == None && !m.Removed && len(all) < s.Policy.Masters() {
+			all = append(all, id)
+		}
+	}
+	return all
+}
+
 // caHash returns the CA hash of the current epoch, "" when there is no epoch or none was committed.
 func (s State) caHash() string {
 	if s.Epoch == nil {

@@ -236,7 +236,7 @@ func (s *site) judgeVoters(state *roles.State) {
 	if r := state.Replacement; r != nil {
 		s.w.violate("site %s: the replacement of n%d is at %q in the end", s.id, s.w.byID[string(r.Old)]+1, r.Step)
 	}
-	masters := seats(state)
+	masters := state.Voters()
 	for _, v := range s.servers {
 		if i := slices.Index(masters, roles.NodeID(v.node.id)); i >= 0 && v.votes && s.serves(v) {
 			masters = slices.Delete(masters, i, i+1)

@@ -21,26 +21,9 @@ type server struct {
 
 func (v server) id() raft.ServerID { return raft.ServerID(fmt.Sprintf("%s/%d", v.node.id, v.seat)) }
 
-// seats are who votes in a state, as package node has it: the masters, and the founding ones that have no role yet.
-func seats(state *roles.State) (all []roles.NodeID) {
-	removed := map[roles.NodeID]bool{}
-	for _, m := range state.Members {
-		removed[m.ID] = m.Removed
-		if !m.Removed && state.Roles[m.ID].IsMaster() {
-			all = append(all, m.ID)
-		}
-	}
-	for _, id := range state.Masters {
-		if state.Roles[id] == roles.None && !removed[id] && len(all) < state.Policy.Masters() {
-			all = append(all, id)
-		}
-	}
-	return all
-}
-
 // vote takes a seat as the node's own copy has it, and gives it up when the voters have let it go, too.
 func (n *node) vote() {
-	wanted := slices.Contains(seats(n.state()), roles.NodeID(n.id))
+	wanted := slices.Contains(n.state().Voters(), roles.NodeID(n.id))
 	switch {
 	case wanted && n.disk.seat == 0:
 		n.disk.seats++
@@ -102,7 +85,7 @@ func (s *site) keepVoters() {
 	if s.changing || state == nil {
 		return
 	}
-	step := s.planVoters(c, seats(state))
+	step := s.planVoters(c, state.Voters())
 	if r := state.Replacement; r != nil && string(r.Old) == c.id && r.Step != roles.StepJoin {
 		step.Do = ledger.VoterHandOver
 	}
