@@ -86,7 +86,7 @@ func upgradeDisk(t *testing.T, disk string, to pushed, at func(step string, nth 
 
 	registry := httptest.NewServer(images.handler)
 	defer registry.Close()
-	source, err := upgradeimage.Parse("oci:" + registry.Listener.Addr().String() + "/muster:v2")
+	source, err := upgradeimage.Parse(to.at(registry.Listener.Addr().String()))
 	require.NoError(t, err)
 	img, err := source.Open(t.Context(), upgradeimage.Options{Insecure: true, Cache: filepath.Join(dir, "cache")})
 	require.NoError(t, err)

@@ -60,6 +60,11 @@ type pushed struct {
 	id  string // as muster names it in its own files
 }
 
+// at is the image as it is named when the registry listens there.
+func (p pushed) at(listens string) string {
+	return "oci:" + listens + p.ref[strings.Index(p.ref, "/"):]
+}
+
 // digest is what people and scripts read.
 func (p pushed) digest() string { return "sha256:" + p.id }
 
