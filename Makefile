@@ -77,7 +77,7 @@ VMTEST = MUSTER_BIN=$(CURDIR)/bin/muster K3S_BIN=$${K3S_BIN:-$$(e2e/k3slab/build
 .PHONY: e2e-vm
 e2e-vm: build ## every scenario on booted machines (QEMU), five power cuts included; MUSTER_VM_LOGS=DIR keeps consoles
 	e2e/vm/prepare
-	@# An hour is what it may take; a slow machine is told by the time, not by half a run. Three at once, for they wait most of the time.
+	@# An hour is what it may take; a slow machine is told by the time, not by half a run. Three at once, for a machine waits much of its time.
 	$(VMTEST) -timeout 120m -parallel 3 ./e2e/vm/scenario
 
 .PHONY: e2e-powercut

@@ -31,11 +31,7 @@ func (m *member) seat(context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	voters, err := votersOf(state)
-	if err != nil {
-		return nil, err
-	}
-	wanted := slices.Contains(voters, m.agent.identity.ID())
+	wanted := slices.Contains(state.Voters(), m.self())
 	if wanted == m.ledger.Status().Voter || !wanted && !m.removed() && m.ledger.VoteCounts() {
 		return nil, nil
 	}

@@ -25,7 +25,7 @@ func siteState(view ledger.View) (roles.State, error) {
 		return s, nil
 	}
 	for _, text := range genesis.Masters {
-		if id, err := peer.Decode(text); err != nil || !ledger.IsRevoked(view, id) {
+		if id, err := peer.Decode(text); err != nil || !ledger.IsRevoked(view, id) && !ledger.IsRemoved(view, id) {
 			s.Masters = append(s.Masters, roles.NodeID(text))
 		}
 	}

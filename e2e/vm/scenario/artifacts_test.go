@@ -60,10 +60,10 @@ type osImage struct {
 	layout string // the OCI layout of it
 }
 
-var built struct {
+var built = struct {
 	sync.Mutex
 	images map[string]osImage
-}
+}{images: map[string]osImage{}}
 
 // image returns what was built, and builds it the first time.
 func (s system) image(t testing.TB) osImage {
@@ -86,11 +86,10 @@ func (s system) image(t testing.TB) osImage {
 	build.Env = append(os.Environ(), "OS_OUT="+out, "VERSION=v1", "MUSTER_BIN="+muster)
 	build.Stderr = os.Stderr
 	require.NoError(t, build.Run(), "build the image")
-	vm.ProbeKernel = filepath.Join(out, "root/boot/vmlinuz")
-	i := osImage{root: filepath.Join(out, "root"), layout: filepath.Join(out, "layout")}
-	if built.images == nil {
-		built.images = map[string]osImage{}
+	if vm.ProbeKernel == "" { // machines of another system may be reading it
+		vm.ProbeKernel = filepath.Join(out, "root/boot/vmlinuz")
 	}
+	i := osImage{root: filepath.Join(out, "root"), layout: filepath.Join(out, "layout")}
 	built.images[s.name] = i
 	return i
 }

@@ -198,7 +198,7 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	require.Equal(t, v2.digest(), m.state().Slots["active"].Digest)
 }
 
-// largestLayer is that of v1, which all images of the registry have.
+// largestLayer is that of the bare v1, which all images of the test have.
 func largestLayer(t *testing.T) (blob v1.Hash) {
 	t.Helper()
 	layers, err := image(t, bare.image(t).layout).Layers()
