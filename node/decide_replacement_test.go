@@ -117,6 +117,16 @@ func TestAReplacementInOnePlanIsOneTransaction(t *testing.T) {
 	require.Equal(t, 1, s.Tenures[b].N, "a later decision about the role keeps the tenure")
 }
 
+func TestAFounderRemovedBeforeItEnteredItselfDoesNotVote(t *testing.T) {
+	genesis := genesisOf(t)
+	s, err := siteState(ledger.NewView(1, genesis))
+	require.NoError(t, err)
+	require.Contains(t, s.Voters(), roles.NodeID(idA))
+	s, err = siteState(ledger.NewView(2, genesis, record(t, ledger.PrefixRemoved+idA, 2, ledger.Removed{Reason: "dead"})))
+	require.NoError(t, err)
+	require.NotContains(t, s.Voters(), roles.NodeID(idA))
+}
+
 func TestS12DataOfAnotherTenureIsWipedAndTheNewOneNoted(t *testing.T) {
 	path, distro := t.TempDir()+"/"+epochFile, &wipeCounter{}
 	require.NoError(t, keepNote(path, epochNote{Epoch: 2}))
