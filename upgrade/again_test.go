@@ -1,12 +1,15 @@
 package upgrade
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -93,35 +96,60 @@ func TestAnUpgradeInRecoveryKeepsTheOnlyGoodImage(t *testing.T) {
 	require.Equal(t, map[string]string{Active: "v2", Passive: "v1", Recovery: "recovery"}, m.versions(t))
 }
 
-func TestAnUpgradeThatWasKilledLeavesNothingInTheWay(t *testing.T) {
-	_, m := on(t, runsActive)
-	dead := exec.Command("true")
-	require.NoError(t, dead.Run())
-	pid := strconv.Itoa(dead.Process.Pid)
+// killedEnv makes the test's program one that is killed while it writes a slot of the device that it names.
+const killedEnv = "MUSTER_TEST_KILLED"
 
-	volumeAt := filepath.Join(m.Run, "mount-"+pid+"-1")
-	require.NoError(t, os.Mkdir(volumeAt, 0o700))
-	require.NoError(t, unix.Mount(m.StateDevice, volumeAt, "ext4", 0, ""))
-	transition := filepath.Join(volumeAt, SlotFile(transitionSlot))
-	require.NoError(t, os.WriteFile(transition, nil, 0o600))
-	require.NoError(t, os.Truncate(transition, testSlotSize))
-	tool(t, "mkfs.ext4", "-q", "-O", "^has_journal", transition)
-	slotAt := filepath.Join(m.Run, "slot-"+pid+"-1")
-	require.NoError(t, os.Mkdir(slotAt, 0o700))
-	tool(t, "mount", "-o", "loop", transition, slotAt)
+func TestMain(m *testing.M) {
+	if device := os.Getenv(killedEnv); device != "" {
+		fmt.Println(dieInASlot(device)) // the parent wants no words
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
 
-	t.Cleanup(func() { // for when the promise is broken
-		_ = unix.Unmount(slotAt, unix.MNT_DETACH)
-		_ = unix.Unmount(volumeAt, unix.MNT_DETACH)
+func dieInASlot(device string) error {
+	return withVolume(device, func(v volume) error {
+		return v.writable(context.Background(), func() error {
+			slot := v.path(transitionSlot)
+			if err := allocate(slot, testSlotSize); err != nil {
+				return err
+			}
+			if err := run(context.Background(), "mkfs.ext4", "-q", "-O", "^has_journal", slot); err != nil {
+				return err
+			}
+			return withSlot(slot, true, func(dir string) error {
+				if err := os.WriteFile(filepath.Join(dir, "half"), make([]byte, 1000), 0o600); err != nil {
+					return err
+				}
+				return unix.Kill(os.Getpid(), unix.SIGKILL)
+			})
+		})
 	})
+}
 
-	_, err := m.Upgrade(t.Context(), &fakeImage{version: "v2"}, Options{})
+func TestAnUpgradeThatWasKilledLeavesNothingInTheWay(t *testing.T) {
+	d := newDisk(t, "v1", "v0")
+	m := d.start(t, runsActive)
+	killed := exec.Command(os.Args[0])
+	killed.Env = append(os.Environ(), killedEnv+"="+m.StateDevice)
+	out, err := killed.Output()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", out)
+	require.Equal(t, syscall.SIGKILL, exit.Sys().(syscall.WaitStatus).Signal(), "%s", out)
+
+	_, err = m.Upgrade(t.Context(), &fakeImage{version: "v2"}, Options{})
 	require.NoError(t, err)
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	require.NoError(t, err)
-	require.NotContains(t, string(mounts), volumeAt)
-	require.NotContains(t, string(mounts), slotAt)
-	left, err := filepath.Glob(filepath.Join(m.Run, "*-*-*"))
-	require.NoError(t, err)
-	require.Empty(t, strings.Join(left, " "))
+	require.Equal(t, map[string]string{Active: "v2", Passive: "v1", Recovery: "recovery"}, m.versions(t))
+	require.Eventually(t, func() bool {
+		loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		require.NoError(t, err)
+		for _, l := range loops {
+			if file, err := os.ReadFile(l); err == nil && strings.Contains(string(file), SlotFile(transitionSlot)) {
+				return false
+			}
+		}
+		return true
+	}, 10*time.Second, 10*time.Millisecond, "the slot's loop device is still there")
+	m.off()
+	tool(t, "e2fsck", "-f", "-n", d.file("state"))
 }

@@ -221,7 +221,7 @@ func (d testDisk) asGRUB(t testing.TB) grub.Decision {
 
 // view is what GRUB sees of a slot file.
 func view(file string) (v grub.SlotView) {
-	_ = withSlot(file, "", false, func(dir string) error { // what cannot be read is what is to be seen
+	_ = withSlot(file, false, func(dir string) error { // what cannot be read is what is to be seen
 		id, err := readIdentity(dir)
 		if err != nil {
 			return err
@@ -264,6 +264,10 @@ func writeBack(t testing.TB, at string) {
 	t.Helper()
 	err := whileBusy(context.Background(), func() error { return unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") })
 	require.NoError(t, err)
+}
+
+func unmount(dir string) error {
+	return whileBusy(context.Background(), func() error { return unix.Unmount(dir, 0) })
 }
 
 func tempDirIn(t testing.TB, dir string) string {

@@ -35,12 +35,12 @@ func (m *Machine) Drift(ctx context.Context) (found []Drift, err error) {
 	if boot.Slot == Recovery {
 		device = m.RecoveryDevice
 	}
-	err = withVolume(device, m.Run, func(v volume) error {
+	err = withVolume(device, func(v volume) error {
 		file, err := m.running(v, boot)
 		if err != nil {
 			return err
 		}
-		return withSlot(file, m.Run, false, func(image string) error {
+		return withSlot(file, false, func(image string) error {
 			found, err = compareTrees(ctx, filepath.Join(image, "etc"), filepath.Join(m.Root, "etc"), "/etc")
 			return err
 		})
@@ -63,7 +63,7 @@ func (m *Machine) Drift(ctx context.Context) (found []Drift, err error) {
 // running returns the slot file with the image that runs: an upgrade moves it while it runs.
 func (m *Machine) running(v volume, boot Boot) (string, error) {
 	for _, slot := range []string{boot.Slot, Passive} {
-		if id, err := ReadSlot(v.path(slot), m.Run); err == nil && id.ID == boot.Image {
+		if id, err := ReadSlot(v.path(slot)); err == nil && id.ID == boot.Image {
 			return v.path(slot), nil
 		}
 	}

@@ -164,12 +164,12 @@ func (m *Machine) Rollback(o Options) error {
 		if err != nil {
 			return err
 		}
-		return withVolume(m.StateDevice, m.Run, func(v volume) error {
-			active, err := ReadSlot(v.path(Active), m.Run)
+		return withVolume(m.StateDevice, func(v volume) error {
+			active, err := ReadSlot(v.path(Active))
 			if err != nil {
 				return fmt.Errorf("%w: active cannot be read, passive starts next anyway: %w", ErrRefused, err)
 			}
-			passive, err := ReadSlot(v.path(Passive), m.Run)
+			passive, err := ReadSlot(v.path(Passive))
 			switch {
 			case err != nil:
 				return fmt.Errorf("%w: passive cannot be read: %w", ErrRefused, err)

@@ -104,7 +104,6 @@ func (m *Machine) locked(do func() error) (err error) {
 		}
 		return fmt.Errorf("lock the slots: %w", err)
 	}
-	sweep(m.Run)
 	return do()
 }
 

@@ -1,79 +1,73 @@
 package upgrade
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// mount makes a mount of an ext4 file system that is in no mount table: what is open in this process leads to it, and it ends with the
+// process, however that ends. systemd, which looks at every change of the table, has nothing to do. The options are flags of mount(8).
+func mount(device string, options ...string) (fd int, err error) {
+	fs, err := unix.Fsopen("ext4", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs)
+	err = unix.FsconfigSetString(fs, "source", device)
+	for _, option := range options {
+		err = cmp.Or(err, unix.FsconfigSetFlag(fs, option))
+	}
+	if err = cmp.Or(err, unix.FsconfigCreate(fs)); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+}
+
+// mounted is the path of a mount, for this process and those that it starts. Its last element is a directory, not a link.
+func mounted(fd int) string { return fmt.Sprintf("/proc/%d/fd/%d/.", os.Getpid(), fd) }
+
+// reconfigure changes an option of the file system of a mount, as mount(8) with -o remount does.
+func reconfigure(fd int, option string) error {
+	fs, err := unix.Fspick(fd, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	return cmp.Or(unix.FsconfigSetFlag(fs, option), unix.FsconfigReconfigure(fs))
+}
+
 // volume is a mounted file system.
 type volume struct {
-	device, dir string
+	device string
+	mount  int
+	dir    string
 }
 
 // withVolume mounts the device, calls do and takes the mount away. A device that is mounted read-only elsewhere stays so there.
-func withVolume(device, place string, do func(volume) error) (err error) {
-	dir, err := os.MkdirTemp(place, ours(kindVolume))
-	if err != nil {
-		return fmt.Errorf("make a place to mount %s: %w", device, err)
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+func withVolume(device string, do func(volume) error) (err error) {
 	// Read-only first: the kernel refuses a second mount that disagrees with the first, and a remount changes both.
-	err = unix.Mount(device, dir, "ext4", unix.MS_RDONLY, "")
+	fd, err := mount(device, "ro")
 	if errors.Is(err, unix.EBUSY) { // it is writable elsewhere, for an upgrade or by hand
-		err = unix.Mount(device, dir, "ext4", 0, "")
+		fd, err = mount(device)
 	}
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
-	v := volume{device, dir}
-	defer func() {
-		if left := unmount(dir); left != nil {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", device, left))
-		}
-	}()
-	return do(v)
-}
-
-// Mount points are named KIND-PID-RANDOM: those of a process that was killed can be told.
-const (
-	kindVolume = "mount"
-	kindSlot   = "slot"
-)
-
-func ours(kind string) string { return fmt.Sprintf("%s-%d-", kind, os.Getpid()) }
-
-// sweep takes away the mounts of processes that were killed. They would keep a file system writable, and the space of the transition
-// that was being written in use.
-func sweep(place string) {
-	for _, kind := range []string{kindSlot, kindVolume} { // a slot lies on a volume
-		dirs, err := filepath.Glob(filepath.Join(place, kind+"-*-*"))
-		if err != nil {
-			continue // the pattern is a constant
-		}
-		for _, dir := range dirs {
-			pid, err := strconv.Atoi(strings.Split(filepath.Base(dir), "-")[1])
-			if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-				continue
-			}
-			// What cannot be taken away is in the way of what comes next, which says so.
-			_ = unmount(dir)
-			_ = os.Remove(dir)
-		}
-	}
+	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	return do(volume{device, fd, mounted(fd)})
 }
 
 // writable lets do write. Afterwards the file system is read-only and its journal written back.
 func (v volume) writable(ctx context.Context, do func() error) (err error) {
-	if err := unix.Mount("", v.dir, "", unix.MS_REMOUNT, ""); err != nil {
+	if err := reconfigure(v.mount, "rw"); err != nil {
 		return fmt.Errorf("make %s writable: %w", v.device, err)
 	}
 	defer func() { err = errors.Join(err, v.settle(ctx)) }()
@@ -85,15 +79,10 @@ func (v volume) settle(ctx context.Context) error {
 	if err := syncFS(v.dir); err != nil {
 		return fmt.Errorf("sync %s: %w", v.device, err)
 	}
-	err := whileBusy(ctx, func() error { return unix.Mount("", v.dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "") })
-	if err != nil {
+	if err := whileBusy(ctx, func() error { return reconfigure(v.mount, "ro") }); err != nil {
 		return fmt.Errorf("make %s read-only: %w", v.device, err)
 	}
 	return nil
-}
-
-func unmount(dir string) error {
-	return whileBusy(context.Background(), func() error { return unix.Unmount(dir, 0) })
 }
 
 // whileBusy tries again for some seconds. The kernel lets go of a loop device's file shortly after its unmount, and a
@@ -122,25 +111,25 @@ func (v volume) checkpoint(ctx context.Context) error {
 	if err := v.settle(ctx); err != nil {
 		return err
 	}
-	if err := unix.Mount("", v.dir, "", unix.MS_REMOUNT, ""); err != nil {
+	if err := reconfigure(v.mount, "rw"); err != nil {
 		return fmt.Errorf("make %s writable: %w", v.device, err)
 	}
 	return nil
 }
 
 // withSlot mounts the slot file through a loop device for as long as do runs.
-func withSlot(path, place string, writable bool, do func(dir string) error) (err error) {
-	mode, loopFlags, mountFlags, options := os.O_RDONLY, uint32(unix.LO_FLAGS_READ_ONLY), uintptr(unix.MS_RDONLY), ""
+func withSlot(path string, writable bool, do func(dir string) error) (err error) {
+	mode, flags, option := os.O_RDONLY, uint32(unix.LO_FLAGS_READ_ONLY), "ro"
 	if writable {
 		// The background task that clears inode tables would write after the hashes were taken.
-		mode, loopFlags, mountFlags, options = os.O_RDWR, 0, 0, "noinit_itable"
+		mode, flags, option = os.O_RDWR, 0, "noinit_itable"
 	}
 	f, err := os.OpenFile(path, mode, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	loop, err := attach(f, mode, loopFlags)
+	loop, err := attach(f, mode, flags)
 	if err != nil {
 		return fmt.Errorf("loop %s: %w", path, err)
 	}
@@ -149,26 +138,22 @@ func withSlot(path, place string, writable bool, do func(dir string) error) (err
 		_ = unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0) // autoclear does it otherwise
 		err = errors.Join(err, loop.Close())
 	}()
-	dir, err := os.MkdirTemp(place, ours(kindSlot))
+	fd, err := mount(loop.Name(), option)
 	if err != nil {
-		return fmt.Errorf("make a place to mount %s: %w", path, err)
-	}
-	defer func() { err = errors.Join(err, os.Remove(dir)) }()
-	if err := unix.Mount(loop.Name(), dir, "ext4", mountFlags, options); err != nil {
 		return fmt.Errorf("mount %s: %w: %w", path, ErrDamaged, err)
 	}
 	defer func() {
 		if writable {
-			err = errors.Join(err, syncFS(dir))
+			// What is read-only is not written when its mount ends, which may be later: a process that another goroutine starts holds it
+			// until it has become its program.
+			err = errors.Join(err, volume{path, fd, mounted(fd)}.settle(context.Background()))
 		}
-		if left := unmount(dir); left != nil {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", path, left))
-		}
+		err = errors.Join(err, unix.Close(fd))
 		if writable {
 			err = errors.Join(err, loop.Sync())
 		}
 	}()
-	return do(dir)
+	return do(mounted(fd))
 }
 
 // attach gives the file a loop device; another process may take a free one first, then the next is tried.

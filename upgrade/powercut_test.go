@@ -42,8 +42,8 @@ func holds(slot, version string) func(testing.TB, testDisk) {
 		}
 		at := tempDirIn(t, d.dir)
 		mountLoop(t, d.file(partition), at, unix.MS_RDONLY, "noload", func() {
-			require.NoError(t, VerifySlot(t.Context(), filepath.Join(at, SlotFile(slot)), ""))
-			id, err := ReadSlot(filepath.Join(at, SlotFile(slot)), "")
+			require.NoError(t, VerifySlot(t.Context(), filepath.Join(at, SlotFile(slot))))
+			id, err := ReadSlot(filepath.Join(at, SlotFile(slot)))
 			require.NoError(t, err)
 			require.Equal(t, version, id.Version)
 			require.NoFileExists(t, filepath.Join(at, SlotFile(transitionSlot)))
@@ -79,7 +79,7 @@ func cutScenarios() []cutScenario {
 			"upgrade over a stale transition", func(t testing.TB) testDisk {
 				d := fresh(t)
 				m := d.start(t, Boot{Slot: Active, Image: idOf("v1")})
-				require.NoError(t, withVolume(m.StateDevice, m.Run, func(v volume) error {
+				require.NoError(t, withVolume(m.StateDevice, func(v volume) error {
 					return v.writable(t.Context(), func() error {
 						return os.WriteFile(v.path(transitionSlot), make([]byte, testSlotSize/2), 0o600)
 					})
@@ -204,8 +204,8 @@ func judge(t testing.TB, s cutScenario, d testDisk, when string) {
 	at := tempDirIn(t, d.dir)
 	mountLoop(t, d.file(partition), at, unix.MS_RDONLY, "", func() {
 		file := filepath.Join(at, SlotFile(decision.Slot))
-		require.NoError(t, VerifySlot(t.Context(), file, ""), when)
-		id, err := ReadSlot(file, "")
+		require.NoError(t, VerifySlot(t.Context(), file), when)
+		id, err := ReadSlot(file)
 		require.NoError(t, err)
 		if decision.Slot != Recovery {
 			require.Contains(t, s.mayBoot, id.Version, when)

@@ -18,8 +18,8 @@ func (m *Machine) RequestReset(o Options) error {
 		if _, err := m.Booted(); err != nil {
 			return err
 		}
-		err := withVolume(m.RecoveryDevice, m.Run, func(v volume) error {
-			_, err := ReadSlot(v.path(Recovery), m.Run)
+		err := withVolume(m.RecoveryDevice, func(v volume) error {
+			_, err := ReadSlot(v.path(Recovery))
 			return err
 		})
 		if err != nil {
@@ -83,10 +83,10 @@ func (m *Machine) restoreActive(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	return withVolume(m.StateDevice, m.Run, func(v volume) error {
-		id, err := ReadSlot(v.path(Active), m.Run)
+	return withVolume(m.StateDevice, func(v volume) error {
+		id, err := ReadSlot(v.path(Active))
 		if err == nil {
-			err = VerifySlot(ctx, v.path(Active), m.Run)
+			err = VerifySlot(ctx, v.path(Active))
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -95,8 +95,8 @@ func (m *Machine) restoreActive(ctx context.Context, o Options) error {
 		if err == nil && !givenUp {
 			return nil
 		}
-		return withVolume(m.RecoveryDevice, m.Run, func(from volume) error {
-			to, err := ReadSlot(from.path(Recovery), m.Run)
+		return withVolume(m.RecoveryDevice, func(from volume) error {
+			to, err := ReadSlot(from.path(Recovery))
 			if err != nil {
 				return err
 			}
@@ -154,7 +154,7 @@ func (m *Machine) copySlot(ctx context.Context, from string, v volume, o Options
 		return err
 	}
 	o.step("sync slot")
-	if err := VerifySlot(ctx, path, m.Run); err != nil {
+	if err := VerifySlot(ctx, path); err != nil {
 		return err
 	}
 	if err := syncPath(filepath.Dir(path)); err != nil {

@@ -27,7 +27,6 @@ type Image interface {
 // SlotOptions say how a slot file is made.
 type SlotOptions struct {
 	Size     int64                                       // bytes; 0 is SlotSize of the image
-	Mounts   string                                      // folder for mount points; empty is the system's temporary one
 	Check    func(tree, platform string) []image.Missing // image.Check, for whoever has not called it; may be nil
 	Progress func(image.Progress)                        // may be nil
 	Step     func(name string)                           // called after each durable step; may be nil
@@ -75,7 +74,7 @@ func WriteSlot(ctx context.Context, img Image, path string, o SlotOptions) (err 
 		return err
 	}
 	o.step("make file system")
-	err = withSlot(path, o.Mounts, true, func(dir string) error {
+	err = withSlot(path, true, func(dir string) error {
 		err := img.Unpack(ctx, dir, func(p image.Progress) {
 			o.progress(p)
 			o.step("write chunk")
@@ -99,18 +98,17 @@ func WriteSlot(ctx context.Context, img Image, path string, o SlotOptions) (err 
 	}
 	o.step("sync slot")
 	o.progress(image.Progress{Step: "read back", Total: img.Bytes()})
-	return VerifySlot(ctx, path, o.Mounts)
+	return VerifySlot(ctx, path)
 }
 
 // VerifySlot reads every file of a slot through a mount of its own and compares it with the hashes in it (ErrDamaged).
-// An empty mounts is the system's temporary folder.
-func VerifySlot(ctx context.Context, path, mounts string) error {
+func VerifySlot(ctx context.Context, path string) error {
 	// What is in memory says nothing about the disk.
 	if f, err := os.Open(path); err == nil {
 		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) // without it the check is only weaker
 		_ = f.Close()                                           // only read
 	}
-	err := withSlot(path, mounts, false, func(dir string) error { return verifyTree(ctx, dir) })
+	err := withSlot(path, false, func(dir string) error { return verifyTree(ctx, dir) })
 	if err != nil {
 		return fmt.Errorf("read %s back: %w", filepath.Base(path), err)
 	}
@@ -118,8 +116,8 @@ func VerifySlot(ctx context.Context, path, mounts string) error {
 }
 
 // ReadSlot returns the identity in a slot file.
-func ReadSlot(path, mounts string) (id image.Identity, err error) {
-	err = withSlot(path, mounts, false, func(dir string) error {
+func ReadSlot(path string) (id image.Identity, err error) {
+	err = withSlot(path, false, func(dir string) error {
 		id, err = readIdentity(dir)
 		return err
 	})

@@ -63,17 +63,17 @@ func (m *Machine) State(ctx context.Context, verify bool) (State, error) {
 			return ctx.Err()
 		}
 	}
-	if err := withVolume(m.StateDevice, m.Run, look(Active, Passive)); err != nil {
+	if err := withVolume(m.StateDevice, look(Active, Passive)); err != nil {
 		return State{}, err
 	}
-	if err := withVolume(m.RecoveryDevice, m.Run, look(Recovery)); err != nil {
+	if err := withVolume(m.RecoveryDevice, look(Recovery)); err != nil {
 		return State{}, err
 	}
 	return s, nil
 }
 
 func (m *Machine) look(ctx context.Context, v volume, slot string, env grub.Env, verify bool) (s SlotState) {
-	id, err := ReadSlot(v.path(slot), m.Run)
+	id, err := ReadSlot(v.path(slot))
 	if err != nil {
 		s.Problem = err.Error()
 		return s
@@ -86,7 +86,7 @@ func (m *Machine) look(ctx context.Context, v volume, slot string, env grub.Env,
 		}
 	}
 	if verify {
-		err := VerifySlot(ctx, v.path(slot), m.Run)
+		err := VerifySlot(ctx, v.path(slot))
 		whole := err == nil
 		s.Verified = &whole
 		if err != nil {

@@ -76,13 +76,13 @@ func (m *Machine) upgrade(ctx context.Context, img Image, o Options) (Result, er
 		return Result{}, err
 	}
 	res := Result{Slot: target, ID: to.ID, Version: to.Version}
-	err = withVolume(device, m.Run, func(v volume) error {
-		was, unreadable := ReadSlot(v.path(target), m.Run)
+	err = withVolume(device, func(v volume) error {
+		was, unreadable := ReadSlot(v.path(target))
 		if unreadable == nil && was.ID == to.ID {
 			if target == Active && env.Active.ID == to.ID && env.Active.Tries > 0 && !slices.Contains(env.Good, to.ID) && !o.Force {
 				return fmt.Errorf("%w: this image was tried %d times and did not prove good, or was rolled back; --force tries again", ErrRefused, env.Active.Tries)
 			}
-			if VerifySlot(ctx, v.path(target), m.Run) == nil && !o.Force {
+			if VerifySlot(ctx, v.path(target)) == nil && !o.Force {
 				res.Unchanged = true
 				return nil
 			}
@@ -151,7 +151,7 @@ func (m *Machine) build(ctx context.Context, v volume, img Image, o Options) err
 		return fmt.Errorf("%w on %s: the image of %d MiB needs a slot of %d MiB, %d MiB are free",
 			ErrNoSpace, v.device, roundUp(img.Bytes(), mib)/mib, size/mib, free/mib)
 	}
-	err := WriteSlot(ctx, img, path, SlotOptions{Size: size, Mounts: m.Run, Check: m.check, Progress: o.Progress, Step: o.Step})
+	err := WriteSlot(ctx, img, path, SlotOptions{Size: size, Check: m.check, Progress: o.Progress, Step: o.Step})
 	if err == nil {
 		err = syncPath(filepath.Dir(path))
 	}
@@ -193,11 +193,11 @@ func (m *Machine) keeps(ctx context.Context, v volume, boot Boot, env grub.Env, 
 	case boot.Slot != Recovery:
 		return boot.Slot == Active && was == boot.Image
 	}
-	passive, err := ReadSlot(v.path(Passive), m.Run)
+	passive, err := ReadSlot(v.path(Passive))
 	if err == nil && slices.Contains(env.Good, passive.ID) {
 		return false
 	}
-	return VerifySlot(ctx, v.path(Active), m.Run) == nil
+	return VerifySlot(ctx, v.path(Active)) == nil
 }
 
 // swap makes the transition a slot. Between its renames active is missing when it is moved to passive, and GRUB takes passive.

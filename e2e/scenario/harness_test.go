@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-edge/muster/e2e/lab"
@@ -613,29 +616,48 @@ func (s *testSite) waitPaths(from, to, want string) {
 }
 
 // through counts the bytes that have come out of a node's port of the switch, in both ways.
-func (s *testSite) through(name string) int {
+func (s *testSite) through(name string) (total int) {
+	s.t.Helper()
+	s.onPort(name, func(port netlink.Link) error {
+		counted := port.Attrs().Statistics
+		total = int(counted.RxBytes + counted.TxBytes)
+		return nil
+	})
+	return total
+}
+
+// onPort runs fn in the network namespace of the switch, where a node has that port.
+func (s *testSite) onPort(name string, fn func(port netlink.Link) error) {
 	s.t.Helper()
 	ns, err := s.SwitchNetNS()
 	require.NoError(s.t, err)
-	out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-br", "link").Output()
-	require.NoError(s.t, err)
-	for line := range strings.Lines(string(out)) {
-		port, _, _ := strings.Cut(strings.Fields(line)[0], "@")
-		if !strings.HasSuffix(port, "-"+name) {
-			continue
+	require.NoError(s.t, inNetNS(ns, func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
 		}
-		// /sys shows the namespace in which it was mounted, so ip(8) is asked.
-		out, err := exec.CommandContext(s.t.Context(), "nsenter", "--net="+ns, "ip", "-s", "link", "show", port).Output()
-		require.NoError(s.t, err)
-		lines := strings.Split(string(out), "\n")
-		total := 0
-		for _, l := range []int{3, 5} {
-			n, err := strconv.Atoi(strings.Fields(lines[l])[0])
-			require.NoError(s.t, err, string(out))
-			total += n
+		i := slices.IndexFunc(links, func(l netlink.Link) bool { return strings.HasSuffix(l.Attrs().Name, "-"+name) })
+		if i < 0 {
+			return fmt.Errorf("%s has no port", name)
 		}
-		return total
-	}
-	require.Failf(s.t, "no port", "of %s: %s", name, out)
-	return 0
+		return fn(links[i])
+	}))
+}
+
+// inNetNS runs fn in a network namespace.
+func inNetNS(path string, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		ns, err := netns.GetFromPath(path)
+		if err == nil {
+			err = netns.Set(ns)
+			_ = ns.Close()
+		}
+		if err == nil {
+			err = fn()
+		}
+		done <- err
+	}()
+	return <-done
 }

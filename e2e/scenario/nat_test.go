@@ -5,13 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/muster-edge/muster/e2e/lab"
@@ -117,27 +116,17 @@ func (s *testSite) sentTo(from, peer string) int {
 // count is asked for.
 func (s *testSite) capture(name string, size int) (count func() int) {
 	s.t.Helper()
-	ns, err := s.SwitchNetNS()
-	require.NoError(s.t, err)
 	const all = unix.ETH_P_ALL<<8&0xff00 | unix.ETH_P_ALL>>8 // in network order
 	var socket int
-	require.NoError(s.t, inNetNS(ns, func() error {
-		interfaces, err := net.Interfaces()
-		if err != nil {
-			return err
-		}
-		i := slices.IndexFunc(interfaces, func(i net.Interface) bool { return strings.HasSuffix(i.Name, "-"+name) })
-		if i < 0 {
-			return fmt.Errorf("%s has no port", name)
-		}
+	s.onPort(name, func(port netlink.Link) (err error) {
 		if socket, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
 			return err
 		}
 		return errors.Join(
-			unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: all, Ifindex: interfaces[i].Index}),
+			unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: all, Ifindex: port.Attrs().Index}),
 			unix.SetsockoptTimeval(socket, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
 		)
-	}))
+	})
 	stop, counted := make(chan struct{}), make(chan int)
 	go func() {
 		packets, frame := 0, make([]byte, 1<<16)

@@ -8,14 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"github.com/vishvananda/netns"
 
 	"github.com/muster-edge/muster/e2e/lab"
 )
@@ -24,24 +22,6 @@ import (
 func (s *testSite) inNode(name string, fn func() error) {
 	s.t.Helper()
 	require.NoError(s.t, inNetNS(s.rows()[name].NetNS, fn))
-}
-
-// inNetNS runs fn in a network namespace.
-func inNetNS(path string, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			err = netns.Set(ns)
-			_ = ns.Close()
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
 }
 
 // conversation is one TCP connection over the mesh on which somebody speaks all the time and is answered.

@@ -34,9 +34,11 @@ const (
 	configDir  = "/etc/rancher/k3s/config.yaml.d"
 	mainConfig = "/etc/rancher/k3s/config.yaml"
 	configFile = configDir + "/50-muster.yaml"
-	// pollStarting and pollReady pace the questions to the API server.
+	// pollStarting and pollReady pace the questions to the API server, pollLeft
+	// that to systemd whether K3s runs that this agent did not start.
 	pollStarting = time.Second
 	pollReady    = 10 * time.Second
+	pollLeft     = time.Minute
 )
 
 // Driver runs K3s. It implements Distro. Its methods may be called at the same
@@ -324,7 +326,10 @@ func (d *Driver) watch(ctx context.Context) {
 			d.changed.Notify()
 		}
 		pause := pollReady
-		if spec != nil && !now.NodeReady {
+		switch {
+		case spec == nil:
+			pause = pollLeft
+		case !now.NodeReady:
 			pause = pollStarting
 		}
 		timer := time.NewTimer(pause)

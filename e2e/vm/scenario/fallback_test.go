@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muster-edge/muster/e2e/vm"
+	"github.com/muster-edge/muster/upgrade"
 )
 
 // requireFallenBack waits until the machine runs v1 from passive by itself, and the image that failed is in quarantine after v1 has
@@ -18,9 +19,10 @@ func requireFallenBack(t *testing.T, m *machine, failed pushed, reason string) {
 	m.waitBooted("passive", fallTime)
 	m.waitReady()
 	require.Equal(t, "v1", m.version())
+	// `muster state` at each look would keep an emulated machine from what is waited for.
 	m.eventually(readyTime, "the quarantine", func() bool {
-		var s state
-		return m.ask("state", &s) && len(s.Quarantined) > 0
+		_, err := m.try("grep -q '" + upgrade.OutcomeFellBack + "' /oem/muster/upgrade.json")
+		return err == nil
 	})
 	s := m.state()
 	require.Equal(t, "passive", s.Booted)

@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"log"
+
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path"
@@ -56,14 +58,15 @@ type spoiled struct {
 
 // pushed is an image in the registry.
 type pushed struct {
-	ref string // as a guest names it
-	id  string // as muster names it in its own files
+	repository string // with the tag
+	id         string // as muster names it in its own files
 }
 
 // at is the image as it is named when the registry listens there.
-func (p pushed) at(listens string) string {
-	return "oci:" + listens + p.ref[strings.Index(p.ref, "/"):]
-}
+func (p pushed) at(listens string) string { return "oci:" + listens + "/" + p.repository }
+
+// ref is the image as a guest names it.
+func (p pushed) ref() string { return p.at(netip.AddrPortFrom(vm.Host, registryPort).String()) }
 
 // digest is what people and scripts read.
 func (p pushed) digest() string { return "sha256:" + p.id }
@@ -124,7 +127,7 @@ func (s system) push(t testing.TB, version string, variants ...string) pushed {
 	ref, err := name.NewTag(server.Listener.Addr().String()+"/"+tag, name.Insecure)
 	require.NoError(t, err)
 	require.NoError(t, remote.Write(ref, img, remote.WithContext(t.Context())))
-	p := pushed{ref: fmt.Sprintf("oci:%s:%d/%s", vm.Host, registryPort, tag), id: digest.Hex}
+	p := pushed{repository: tag, id: digest.Hex}
 	images.pushed[tag] = p
 	return p
 }

@@ -24,7 +24,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 
 	m := start(t, vm.Options{Name: "installer", Disk: overlay(t, formedDisk(t, bare, false)), MoreDisks: []string{second}})
 	m.waitReady()
-	install := "muster install --insecure --cmdline '" + emulatedCmdline + "' --source " + v2.ref
+	install := "muster install --insecure --cmdline '" + emulatedCmdline + "' --source " + v2.ref()
 	m.sh("cat >/run/site.yaml <<'E'\n" + siteConfig(t, 1, false) + "E")
 	refused := func(command string, code int, pattern string) {
 		out, err := m.try(command)

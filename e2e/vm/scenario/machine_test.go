@@ -119,6 +119,7 @@ type status struct {
 	Phase      string
 	Role       string
 	Address    string
+	Verdict    string
 	WaitingFor []string `json:"waiting_for"`
 }
 
@@ -186,10 +187,7 @@ func (m *machine) waitReady() {
 // waitGood waits until the image that runs has proved good.
 func (m *machine) waitGood() {
 	m.t.Helper()
-	m.eventually(readyTime, "the image to be good", func() bool {
-		var s state
-		return m.ask("state", &s) && s.Slots[s.Booted].Good
-	})
+	m.eventually(readyTime, "the image to be good", func() bool { return m.status().Verdict == "good" })
 }
 
 // boot is what muster-init reports of this boot; its zero value while the guest does not answer.
@@ -229,7 +227,7 @@ func (m *machine) upgrade(p pushed) {
 	require.NoError(m.t, err, out)
 }
 
-func upgradeCommand(p pushed) string { return "muster upgrade --insecure --source " + p.ref }
+func upgradeCommand(p pushed) string { return "muster upgrade --insecure --source " + p.ref() }
 
 // reboot restarts the guest as an operator does, and returns when the next boot has begun.
 func (m *machine) reboot() {

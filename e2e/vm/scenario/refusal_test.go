@@ -3,6 +3,7 @@ package scenario
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -29,31 +30,35 @@ import (
 // cosignMade are images that cosign itself has signed, and the keys.
 const cosignMade = top + "/upgrade/image/testdata/cosign/"
 
-// smallImage is in the registry and no operating system: what is wrong with it comes out before that.
-func smallImage(t *testing.T, tag string, change func(*v1.ConfigFile), file tar.Header, body []byte, announced ...string) (pushed, v1.Hash) {
+// smallImage has one layer of one file and is no operating system: what is wrong with it comes out before that.
+type smallImage struct {
+	architecture string // amd64 if empty
+	file         string // x if empty
+	content      []byte
+	announced    string // how many bytes the layer says that its files take, if it does
+}
+
+// push also returns the digest of the layer.
+func (s smallImage) push(t *testing.T, tag string) (pushed, v1.Hash) {
 	t.Helper()
 	var content bytes.Buffer
 	w := tar.NewWriter(&content)
-	file.Size, file.Mode, file.Typeflag = int64(len(body)), 0o644, tar.TypeReg
-	require.NoError(t, w.WriteHeader(&file))
-	_, err := w.Write(body)
+	require.NoError(t, w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: cmp.Or(s.file, "x"), Mode: 0o644, Size: int64(len(s.content))}))
+	_, err := w.Write(s.content)
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content.Bytes())), nil })
 	require.NoError(t, err)
 	addition := mutate.Addendum{Layer: layer}
-	if len(announced) > 0 {
-		addition.Annotations = map[string]string{bytesAnnotation: announced[0]}
+	if s.announced != "" {
+		addition.Annotations = map[string]string{bytesAnnotation: s.announced}
 	}
 	img, err := mutate.Append(empty.Image, addition)
 	require.NoError(t, err)
 	config, err := img.ConfigFile()
 	require.NoError(t, err)
 	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Config.Labels = "linux", "amd64", map[string]string{versionLabel: tag}
-	if change != nil {
-		change(config)
-	}
+	config.OS, config.Architecture, config.Config.Labels = "linux", cmp.Or(s.architecture, "amd64"), map[string]string{versionLabel: tag}
 	img, err = mutate.ConfigFile(img, config)
 	require.NoError(t, err)
 	blob, err := layer.Digest()
@@ -69,7 +74,7 @@ func pushTo(t *testing.T, repository string, push func(name.Tag) error) pushed {
 	ref, err := name.NewTag(server.Listener.Addr().String()+"/"+repository+":v2", name.Insecure)
 	require.NoError(t, err)
 	require.NoError(t, push(ref))
-	return pushed{ref: fmt.Sprintf("oci:%s:%d/%s:v2", vm.Host, registryPort, repository)}
+	return pushed{repository: repository + ":v2"}
 }
 
 // signedImage is an image with its signature.
@@ -136,18 +141,18 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 		})
 	}
 
-	arm, _ := smallImage(t, "arm", func(c *v1.ConfigFile) { c.Architecture = "arm64" }, tar.Header{Name: "x"}, nil)
+	arm, _ := smallImage{architecture: "arm64"}.push(t, "arm")
 	refused("wrong architecture", upgradeCommand(arm), 1, "wrong platform.*linux/amd64.*linux/arm64")
-	truncated, blob := smallImage(t, "truncated", nil, tar.Header{Name: "x"}, noise(100<<10))
+	truncated, blob := smallImage{content: noise(100 << 10)}.push(t, "truncated")
 	m.spoil(blob, func(w http.ResponseWriter, content []byte) { _, _ = w.Write(content[:len(content)/2]) })
 	refused("truncated blob", upgradeCommand(truncated), 1, "truncated")
-	changed, blob := smallImage(t, "changed", nil, tar.Header{Name: "x"}, noise(110<<10))
+	changed, blob := smallImage{content: noise(110 << 10)}.push(t, "changed")
 	m.spoil(blob, func(w http.ResponseWriter, content []byte) {
 		content[len(content)/2] ^= 1
 		_, _ = w.Write(content)
 	})
 	refused("wrong digest", upgradeCommand(changed), 1, "does not match its digest")
-	escape, _ := smallImage(t, "escape", nil, tar.Header{Name: "../../../../etc/escaped"}, []byte("x"))
+	escape, _ := smallImage{file: "../../../../etc/escaped", content: []byte("x")}.push(t, "escape")
 	refused("path traversal", upgradeCommand(escape), 1, "unsafe path")
 
 	key, err := os.ReadFile(cosignMade + "other.pub")
@@ -157,14 +162,14 @@ func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	refused("another's signature", upgradeCommand(signedImage(t))+" --key /run/key.pub", 4, "no valid signature")
 
 	// Not less than a hundredth of it is noise: what grows more is a bomb.
-	large, _ := smallImage(t, "large", nil, tar.Header{Name: "x"}, append(noise(16<<20), make([]byte, 1<<30)...), "1100000000")
+	large, _ := smallImage{content: append(noise(16<<20), make([]byte, 1<<30)...), announced: "1100000000"}.push(t, "large")
 	refused("larger than a slot can be", upgradeCommand(large), 1, `not enough space.*MiB are free`)
-	bomb, _ := smallImage(t, "bomb", nil, tar.Header{Name: "x"}, make([]byte, 1<<30))
+	bomb, _ := smallImage{content: make([]byte, 1<<30)}.push(t, "bomb")
 	refused("a bomb", upgradeCommand(bomb), 1, `too large.*at most \d+ MiB`)
-	lies, _ := smallImage(t, "lies", nil, tar.Header{Name: "x"}, make([]byte, 128<<20), "1000000")
+	lies, _ := smallImage{content: make([]byte, 128<<20), announced: "1000000"}.push(t, "lies")
 	refused("larger than it says", upgradeCommand(lies), 1, "too large")
 
-	blobs, _ := smallImage(t, "blobs", nil, tar.Header{Name: "x"}, noise(4<<20))
+	blobs, _ := smallImage{content: noise(4 << 20)}.push(t, "blobs")
 	// All that root gets is taken; fallocate says that it could not have the file system's own reserve.
 	full := func(dir string) string {
 		return "d=" + dir + "; remount() { [ $d = /usr/local ] || mount -o remount,$1 $d; }; remount rw; " +
