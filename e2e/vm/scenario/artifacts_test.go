@@ -152,7 +152,7 @@ func formed(t testing.TB, k3s bool, opts vm.Options) *machine {
 	dir, err := os.MkdirTemp(work, "disk-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	opts.Disk, opts.Snapshot = filepath.Join(dir, "disk.qcow2"), savedReady
+	opts.Disk, opts.Snapshot, opts.CPUs = filepath.Join(dir, "disk.qcow2"), savedReady, processors(k3s)
 	require.NoError(t, vm.CopyDisk(context.Background(), formedDisk(t, systemFor(k3s), k3s), opts.Disk))
 	m := start(t, opts)
 	m.waitReady()
@@ -169,7 +169,7 @@ func formedDisk(t testing.TB, s system, k3s bool) string {
 	if path, ok := disks.made[name]; ok {
 		return path
 	}
-	m := start(t, vm.Options{Name: name, Disk: overlay(t, s.disk(t, name, siteConfig(t, 1, k3s)))})
+	m := start(t, vm.Options{Name: name, CPUs: processors(k3s), Disk: overlay(t, s.disk(t, name, siteConfig(t, 1, k3s)))})
 	m.waitReady()
 	m.waitGood()
 	require.NoError(t, m.Save(t.Context(), savedReady))

@@ -28,8 +28,12 @@ var phases = []struct {
 	{"systemd, to the agent", regexp.MustCompile(`Started .*muster\.service`)},
 }
 
-// benchBoots is how often each firmware boots.
-const benchBoots = 5
+const (
+	// benchBoots is how often each firmware boots.
+	benchBoots = 5
+	// benchProcessors are those of its machines, which run alone.
+	benchProcessors = 2
+)
 
 // BenchmarkBoot splits a boot from power-on to the agent's start, for both firmwares, and writes a section when MUSTER_BENCH_OUT names the
 // file. It runs once, whatever b.N says.
@@ -39,7 +43,7 @@ func BenchmarkBoot(b *testing.B) {
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		took[firmware] = make([][]time.Duration, len(phases)+1)
 		for range benchBoots {
-			m := start(b, vm.Options{Name: "bench-" + string(firmware), Disk: overlay(b, formedDisk(b, whole, false)), Firmware: firmware})
+			m := start(b, vm.Options{Name: "bench-" + string(firmware), CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole, false)), Firmware: firmware})
 			m.waitReady()
 			lines, last := m.Console().Lines(), time.Duration(0)
 			for i, p := range phases {
@@ -80,7 +84,7 @@ func first(lines []vm.Line, pattern *regexp.Regexp) (time.Duration, bool) {
 // section when MUSTER_BENCH_OUT names the file. It runs once, whatever b.N says.
 func BenchmarkUpgrade(b *testing.B) {
 	v2 := whole.push(b, "v2")
-	m := start(b, vm.Options{Disk: overlay(b, formedDisk(b, whole, false))})
+	m := start(b, vm.Options{CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole, false))})
 	m.waitReady()
 	var table strings.Builder
 	fmt.Fprintf(&table, "## What an upgrade costs beside writing the same slot with dd\n\n")

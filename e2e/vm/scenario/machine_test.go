@@ -50,6 +50,9 @@ func start(t testing.TB, opts vm.Options) *machine {
 	if opts.Network == nil {
 		opts.Network = newNetwork(t)
 	}
+	if opts.CPUs == 0 {
+		opts.CPUs = processors(false)
+	}
 	if opts.MemoryMiB == 0 {
 		opts.MemoryMiB = 1536
 	}
@@ -69,6 +72,15 @@ func start(t testing.TB, opts vm.Options) *machine {
 		v.Close()
 	})
 	return m
+}
+
+// processors are what a machine gets. One is quicker beside other machines that are emulated: of two, one would spin on a lock while the
+// other, which holds it, has no processor of this machine. Kubernetes starts too slowly with one.
+func processors(k3s bool) int {
+	if k3s {
+		return 2
+	}
+	return 1
 }
 
 func testName(t testing.TB) string { return strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()) }

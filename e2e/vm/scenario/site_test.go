@@ -21,7 +21,7 @@ func twoMachines(t *testing.T, k3s bool, ahead time.Duration) (master, worker *m
 	var machines []*machine
 	for i := range 2 {
 		machines = append(machines, start(t, vm.Options{
-			Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, ClockOffset: time.Duration(i) * ahead,
+			CPUs: processors(k3s), Name: fmt.Sprintf("%s-%d", testName(t), i+1), Disk: overlay(t, disk), Network: n, ClockOffset: time.Duration(i) * ahead,
 		}))
 	}
 	for _, m := range machines {
