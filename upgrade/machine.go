@@ -18,7 +18,7 @@ import (
 type Machine struct {
 	Root             string // "/": the slot that runs, with its overlays
 	OEM              string // "/oem": COS_OEM, mounted read-write
-	Run              string // "/run/muster": boot.json, the lock, mount points
+	Run              string // "/run/muster": boot.json, the lock
 	StateDevice      string // device of COS_STATE
 	RecoveryDevice   string // device of COS_RECOVERY
 	PersistentDevice string // device of COS_PERSISTENT

@@ -1,7 +1,6 @@
 package upgrade
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,11 +20,15 @@ func mount(device string, options ...string) (fd int, err error) {
 		return -1, err
 	}
 	defer unix.Close(fs)
-	err = unix.FsconfigSetString(fs, "source", device)
-	for _, option := range options {
-		err = cmp.Or(err, unix.FsconfigSetFlag(fs, option))
+	if err := unix.FsconfigSetString(fs, "source", device); err != nil {
+		return -1, err
 	}
-	if err = cmp.Or(err, unix.FsconfigCreate(fs)); err != nil {
+	for _, option := range options {
+		if err := unix.FsconfigSetFlag(fs, option); err != nil {
+			return -1, err
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, err
 	}
 	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
@@ -41,7 +44,10 @@ func reconfigure(fd int, option string) error {
 		return err
 	}
 	defer unix.Close(fs)
-	return cmp.Or(unix.FsconfigSetFlag(fs, option), unix.FsconfigReconfigure(fs))
+	if err := unix.FsconfigSetFlag(fs, option); err != nil {
+		return err
+	}
+	return unix.FsconfigReconfigure(fs)
 }
 
 // volume is a mounted file system.
