@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log"
-
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
