@@ -136,50 +136,47 @@ func (s system) disk(t testing.TB, name, config string) string {
 	return path
 }
 
-// The disks that many tests start from are made once.
-var disks struct {
-	sync.Mutex
-	made map[string]string
-}
-
-// savedReady is the snapshot in a formedDisk: the machine as it ran before it was powered off.
+// savedReady is the snapshot in the formedDisk: the machine as it ran before it was powered off.
 const savedReady = "ready"
 
-// formed is a machine that has booted, is a site of its own and proved its image good. It goes on where such a one was saved, which takes
+// formed is a bare machine that has booted, is a site of its own and proved its image good. It goes on where such a one was saved, which takes
 // seconds where a boot takes a minute.
-func formed(t testing.TB, k3s bool, opts vm.Options) *machine {
+func formed(t testing.TB, opts vm.Options) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp(work, "disk-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	opts.Disk, opts.Snapshot, opts.CPUs = filepath.Join(dir, "disk.qcow2"), savedReady, processors(k3s)
-	require.NoError(t, vm.CopyDisk(context.Background(), formedDisk(t, systemFor(k3s), k3s), opts.Disk))
+	opts.Disk, opts.Snapshot = filepath.Join(dir, "disk.qcow2"), savedReady
+	require.NoError(t, vm.CopyDisk(context.Background(), formedDisk(t, bare), opts.Disk))
 	m := start(t, opts)
 	m.waitReady()
 	return m
 }
 
-// formedDisk is that of a machine that has booted once, is a site of its own, proved its image good and was powered off. Its machine
-// must have the first MAC address of its network: the identity is bound to it.
-func formedDisk(t testing.TB, s system, k3s bool) string {
+// The disks that many tests start from are made once, by the name of their system.
+var disks = struct {
+	sync.Mutex
+	formed map[string]string
+}{formed: map[string]string{}}
+
+// formedDisk is that of a machine without Kubernetes that has booted once, is a site of its own, proved its image good and was powered off.
+// Its machine must have the first MAC address of its network: the identity is bound to it.
+func formedDisk(t testing.TB, s system) string {
 	t.Helper()
 	disks.Lock()
 	defer disks.Unlock()
-	name := fmt.Sprintf("formed-%s-k3s-%t", s.name, k3s)
-	if path, ok := disks.made[name]; ok {
+	if path, ok := disks.formed[s.name]; ok {
 		return path
 	}
-	m := start(t, vm.Options{Name: name, CPUs: processors(k3s), Disk: overlay(t, s.disk(t, name, siteConfig(t, 1, k3s)))})
+	name := "formed-" + s.name
+	m := start(t, vm.Options{Name: name, Disk: overlay(t, s.disk(t, name, siteConfig(t, 1, false)))})
 	m.waitReady()
 	m.waitGood()
 	require.NoError(t, m.Save(t.Context(), savedReady))
 	m.powerOff()
 	path := filepath.Join(work, name+".qcow2")
 	require.NoError(t, os.Rename(m.disk, path))
-	if disks.made == nil {
-		disks.made = map[string]string{}
-	}
-	disks.made[name] = path
+	disks.formed[s.name] = path
 	return path
 }
 

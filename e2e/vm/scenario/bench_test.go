@@ -43,7 +43,7 @@ func BenchmarkBoot(b *testing.B) {
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		took[firmware] = make([][]time.Duration, len(phases)+1)
 		for range benchBoots {
-			m := start(b, vm.Options{Name: "bench-" + string(firmware), CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole, false)), Firmware: firmware})
+			m := start(b, vm.Options{Name: "bench-" + string(firmware), CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole)), Firmware: firmware})
 			m.waitReady()
 			lines, last := m.Console().Lines(), time.Duration(0)
 			for i, p := range phases {
@@ -84,7 +84,7 @@ func first(lines []vm.Line, pattern *regexp.Regexp) (time.Duration, bool) {
 // section when MUSTER_BENCH_OUT names the file. It runs once, whatever b.N says.
 func BenchmarkUpgrade(b *testing.B) {
 	v2 := whole.push(b, "v2")
-	m := start(b, vm.Options{CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole, false))})
+	m := start(b, vm.Options{CPUs: benchProcessors, Disk: overlay(b, formedDisk(b, whole))})
 	m.waitReady()
 	var table strings.Builder
 	fmt.Fprintf(&table, "## What an upgrade costs beside writing the same slot with dd\n\n")

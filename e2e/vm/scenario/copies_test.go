@@ -31,7 +31,7 @@ func TestCopiesTakenInTheMiddleOfAnUpgradeBoot(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	disk := filepath.Join(dir, "disk.raw")
-	require.NoError(t, vm.Flatten(t.Context(), formedDisk(t, bare, false), disk))
+	require.NoError(t, vm.Flatten(t.Context(), formedDisk(t, bare), disk))
 
 	var copies []copied
 	upgradeDisk(t, disk, v2, func(step string, nth int) {

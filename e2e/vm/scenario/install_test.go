@@ -22,7 +22,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 	second := filepath.Join(dir, "second.qcow2")
 	require.NoError(t, vm.NewDisk(t.Context(), second, 6<<10))
 
-	m := start(t, vm.Options{Name: "installer", Disk: overlay(t, formedDisk(t, bare, false)), MoreDisks: []string{second}})
+	m := start(t, vm.Options{Name: "installer", Disk: overlay(t, formedDisk(t, bare)), MoreDisks: []string{second}})
 	m.waitReady()
 	install := "muster install --insecure --cmdline '" + emulatedCmdline + "' --source " + v2.ref()
 	m.sh("cat >/run/site.yaml <<'E'\n" + siteConfig(t, 1, false) + "E")

@@ -74,6 +74,13 @@ func start(t testing.TB, opts vm.Options) *machine {
 	return m
 }
 
+// in is the machine for a part of its test.
+func (m *machine) in(t testing.TB) *machine {
+	part := *m
+	part.t = t
+	return &part
+}
+
 // processors are what a machine gets. One is quicker beside other machines that are emulated: of two, one would spin on a lock while the
 // other, which holds it, has no processor of this machine. Kubernetes starts too slowly with one.
 func processors(k3s bool) int {

@@ -125,7 +125,7 @@ func (m *machine) spoil(blob v1.Hash, answer func(w http.ResponseWriter, content
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
 	t.Parallel()
 	v2 := bare.push(t, "v2")
-	m := formed(t, false, vm.Options{})
+	m := formed(t, vm.Options{})
 	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"
 	before, listing, boots := m.state(), m.sh(slots), m.Boots()
 	refused := func(name, command string, code int, pattern string) {

@@ -10,7 +10,7 @@ import (
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
 	t.Parallel()
-	m := formed(t, false, vm.Options{})
+	m := formed(t, vm.Options{})
 	identity := m.identity()
 	old := m.state()
 	require.Equal(t, "active", old.Booted)

@@ -41,9 +41,11 @@ func twoMachines(t *testing.T, k3s bool, ahead time.Duration) (master, worker *m
 	return master, worker
 }
 
-// To form a site with Kubernetes takes emulated machines most of ten minutes, so one site shows both.
-func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorkerAndAnUpgradeSurvivesASiteThatIsDown(t *testing.T) {
+// To form a site with Kubernetes takes emulated machines most of ten minutes, so one site shows all that needs one. It takes longest, and
+// begins first as the first test of the first file.
+func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
 	master, worker := twoMachines(t, true, 0)
+	t.Parallel() // with Kubernetes up, what is left is mostly waiting
 	m, w := master.status(), worker.status()
 	require.NotEqual(t, m.ID, w.ID)
 	require.NotEqual(t, m.Address, w.Address)
@@ -55,7 +57,24 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorkerAndAnUpgradeSurvivesASi
 		require.Contains(t, node, " Ready ")
 	}
 
-	// Packets go through the kernel's device, also while the agent of either is away.
+	// What follows goes on with what is before it.
+	for _, part := range []struct {
+		name string
+		of   func(t *testing.T, master, worker *machine)
+	}{
+		{"packets go through the kernel's device", requireKernelDevice},
+		{"a new image is kept while the site is down", requireKeepsItsNewImageWhileItsSiteIsDown},
+		{"an image whose own K3s never starts ends on the old slot", requireFallsBackWhenOwnK3sNeverStarts},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.of(t, master.in(t), worker.in(t)) }) {
+			return
+		}
+	}
+}
+
+// requireKernelDevice asks for pings also while the agent of either is away.
+func requireKernelDevice(t *testing.T, master, worker *machine) {
+	m, w := master.status(), worker.status()
 	ping := "ping -q -c 1 -W 5 " + m.Address
 	worker.sh(ping)
 	device := worker.sh("ip -o -4 address show | awk -v a=" + w.Address + " 'index($4, a \"/\") == 1 {print $2}'")
@@ -68,13 +87,11 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorkerAndAnUpgradeSurvivesASi
 	require.Contains(t, worker.sh("cat /run/ping"), " 0% packet loss")
 	master.waitReady()
 	worker.waitReady()
-	requireKeepsItsNewImageWhileItsSiteIsDown(t, master, worker)
 }
 
 // requireKeepsItsNewImageWhileItsSiteIsDown upgrades the worker of a site whose only master is off: the image is neither good nor bad
 // until the master is back, and the node says so.
 func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *machine) {
-	t.Helper()
 	v2 := whole.push(t, "v2")
 	worker.upgrade(v2)
 	master.PowerCut()
@@ -103,8 +120,19 @@ func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *mac
 	require.Equal(t, "v2", worker.version())
 }
 
+// requireFallsBackWhenOwnK3sNeverStarts gives the worker an image to blame for that its Kubernetes does not run: the site is well.
+func requireFallsBackWhenOwnK3sNeverStarts(t *testing.T, _, worker *machine) {
+	bad := whole.push(t, "v3-k3s-dead", "k3s-dead")
+	worker.upgrade(bad)
+	worker.reboot()
+	worker.waitBooted("active", bootTime)
+	require.Equal(t, "v3-k3s-dead", worker.version())
+	requireFallenBack(t, worker, "v2", bad, "k3s|K3s|Kubernetes|kubernetes")
+}
+
 // Without Kubernetes: its certificates are dated, and nobody can help a node whose clock says that they are not valid yet.
 func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
+	t.Parallel()
 	right, wrong := twoMachines(t, false, time.Hour)
 	hoursApart := func() float64 {
 		now, err := strconv.ParseInt(wrong.sh("date +%s"), 10, 64)
@@ -149,7 +177,7 @@ func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, 
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
 	t.Parallel()
-	m := formed(t, false, vm.Options{})
+	m := formed(t, vm.Options{})
 	before := m.status()
 	id := m.sh("cat /etc/machine-id")
 	m.sh("echo 1 >/usr/local/gone; echo 1 >/oem/kept; sync")

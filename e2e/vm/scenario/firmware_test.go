@@ -49,7 +49,7 @@ func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 
 func TestAUEFIMachineBootsTheSameDisk(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, bare, false)), Firmware: vm.UEFI})
+	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, bare)), Firmware: vm.UEFI})
 	m.waitReady()
 	requireLayout(t, m)
 	require.Contains(t, m.sh("ls /sys/firmware"), "efi")
@@ -66,7 +66,7 @@ func (m *machine) identity() string {
 
 func TestTheDataPathLivesWhileTheAgentRestarts(t *testing.T) {
 	t.Parallel()
-	m := formed(t, false, vm.Options{})
+	m := formed(t, vm.Options{})
 	s := m.status()
 	device := m.sh("ip -o -4 address show | awk -v a=" + s.Address + " 'index($4, a \"/\") == 1 {print $2}'")
 	require.NotEmpty(t, device)
