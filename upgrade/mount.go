@@ -12,34 +12,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// volume is a mounted file system.
+type volume struct {
+	device string
+	mount  int // file descriptor
+}
+
 // mount makes a mount of an ext4 file system that is in no mount table: what is open in this process leads to it, and it ends with the
 // process, however that ends. systemd, which looks at every change of the table, has nothing to do. The options are flags of mount(8).
-func mount(device string, options ...string) (fd int, err error) {
+func mount(device string, options ...string) (v volume, err error) {
 	fs, err := unix.Fsopen("ext4", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return -1, err
+		return volume{}, err
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigSetString(fs, "source", device); err != nil {
-		return -1, err
+		return volume{}, err
 	}
 	for _, option := range options {
 		if err := unix.FsconfigSetFlag(fs, option); err != nil {
-			return -1, err
+			return volume{}, err
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, err
+		return volume{}, err
 	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	return volume{device, fd}, err
 }
 
-// mounted is the path of a mount, for this process and those that it starts. Its last element is a directory, not a link.
-func mounted(fd int) string { return fmt.Sprintf("/proc/%d/fd/%d/.", os.Getpid(), fd) }
+// dir is the path of the mount, for this process and those that it starts. Its last element is a directory, not a link.
+func (v volume) dir() string { return fmt.Sprintf("/proc/%d/fd/%d/.", os.Getpid(), v.mount) }
 
-// reconfigure changes an option of the file system of a mount, as mount(8) with -o remount does.
-func reconfigure(fd int, option string) error {
-	fs, err := unix.Fspick(fd, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+func (v volume) unmount() error { return unix.Close(v.mount) }
+
+// reconfigure changes an option of the file system, as mount(8) with -o remount does.
+func (v volume) reconfigure(option string) error {
+	fs, err := unix.Fspick(v.mount, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
 	if err != nil {
 		return err
 	}
@@ -50,30 +59,23 @@ func reconfigure(fd int, option string) error {
 	return unix.FsconfigReconfigure(fs)
 }
 
-// volume is a mounted file system.
-type volume struct {
-	device string
-	mount  int
-	dir    string
-}
-
 // withVolume mounts the device, calls do and takes the mount away. A device that is mounted read-only elsewhere stays so there.
 func withVolume(device string, do func(volume) error) (err error) {
 	// Read-only first: the kernel refuses a second mount that disagrees with the first, and a remount changes both.
-	fd, err := mount(device, "ro")
+	v, err := mount(device, "ro")
 	if errors.Is(err, unix.EBUSY) { // it is writable elsewhere, for an upgrade or by hand
-		fd, err = mount(device)
+		v, err = mount(device)
 	}
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
-	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	return do(volume{device, fd, mounted(fd)})
+	defer func() { err = errors.Join(err, v.unmount()) }()
+	return do(v)
 }
 
 // writable lets do write. Afterwards the file system is read-only and its journal written back.
 func (v volume) writable(ctx context.Context, do func() error) (err error) {
-	if err := reconfigure(v.mount, "rw"); err != nil {
+	if err := v.reconfigure("rw"); err != nil {
 		return fmt.Errorf("make %s writable: %w", v.device, err)
 	}
 	defer func() { err = errors.Join(err, v.settle(ctx)) }()
@@ -82,10 +84,10 @@ func (v volume) writable(ctx context.Context, do func() error) (err error) {
 
 // settle writes everything to its place, and makes the file system read-only.
 func (v volume) settle(ctx context.Context) error {
-	if err := syncFS(v.dir); err != nil {
+	if err := syncFS(v.dir()); err != nil {
 		return fmt.Errorf("sync %s: %w", v.device, err)
 	}
-	if err := whileBusy(ctx, func() error { return reconfigure(v.mount, "ro") }); err != nil {
+	if err := whileBusy(ctx, func() error { return v.reconfigure("ro") }); err != nil {
 		return fmt.Errorf("make %s read-only: %w", v.device, err)
 	}
 	return nil
@@ -117,7 +119,7 @@ func (v volume) checkpoint(ctx context.Context) error {
 	if err := v.settle(ctx); err != nil {
 		return err
 	}
-	if err := reconfigure(v.mount, "rw"); err != nil {
+	if err := v.reconfigure("rw"); err != nil {
 		return fmt.Errorf("make %s writable: %w", v.device, err)
 	}
 	return nil
@@ -144,7 +146,7 @@ func withSlot(path string, writable bool, do func(dir string) error) (err error)
 		_ = unix.IoctlSetInt(int(loop.Fd()), unix.LOOP_CLR_FD, 0) // autoclear does it otherwise
 		err = errors.Join(err, loop.Close())
 	}()
-	fd, err := mount(loop.Name(), option)
+	v, err := mount(loop.Name(), option)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w: %w", path, ErrDamaged, err)
 	}
@@ -152,14 +154,14 @@ func withSlot(path string, writable bool, do func(dir string) error) (err error)
 		if writable {
 			// What is read-only is not written when its mount ends, which may be later: a process that another goroutine starts holds it
 			// until it has become its program.
-			err = errors.Join(err, volume{path, fd, mounted(fd)}.settle(context.Background()))
+			err = errors.Join(err, v.settle(context.Background()))
 		}
-		err = errors.Join(err, unix.Close(fd))
+		err = errors.Join(err, v.unmount())
 		if writable {
 			err = errors.Join(err, loop.Sync())
 		}
 	}()
-	return do(mounted(fd))
+	return do(v.dir())
 }
 
 // attach gives the file a loop device; another process may take a free one first, then the next is tried.

@@ -144,7 +144,7 @@ func (m *Machine) build(ctx context.Context, v volume, img Image, o Options) err
 	}
 	size := m.sizeOf(img.Bytes())
 	var fs unix.Statfs_t
-	if err := unix.Statfs(v.dir, &fs); err != nil {
+	if err := unix.Statfs(v.dir(), &fs); err != nil {
 		return fmt.Errorf("look for space: %w", err)
 	}
 	if free := int64(fs.Bavail) * fs.Bsize; free < size {
@@ -231,7 +231,7 @@ func (m *Machine) swap(ctx context.Context, v volume, target string, moved bool,
 
 const transitionSlot = "transition"
 
-func (v volume) path(slot string) string { return filepath.Join(v.dir, SlotFile(slot)) }
+func (v volume) path(slot string) string { return filepath.Join(v.dir(), SlotFile(slot)) }
 
 func (m *Machine) sizeOf(imageBytes int64) int64 {
 	if m.slotSize != nil {

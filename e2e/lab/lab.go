@@ -431,7 +431,7 @@ func (l *Lab) ListenSwitch(ctx context.Context, address string) (net.Listener, e
 		host = subnetAddr(s.Subnet, switchHost).String()
 	}
 	var listener net.Listener
-	err = inNetNS(s.Switch.PID, func() error {
+	err = InNetNS(netNSPath(s.Switch), func() error {
 		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(host, port))
 		return err
 	})

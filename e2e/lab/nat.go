@@ -213,7 +213,7 @@ func (l *Lab) ForgetMappings(ctx context.Context, name string) error {
 		if n.NAT == NATNone {
 			return fmt.Errorf("%w: %s is not behind a router", ErrUsage, name)
 		}
-		return flushMappings(n.Router.PID)
+		return flushMappings(n.Router)
 	})
 }
 
@@ -228,7 +228,7 @@ func (l *Lab) SetNAT(ctx context.Context, name string, kind NAT) error {
 			return fmt.Errorf("%w: the router of %s cannot become %q", ErrUsage, name, kind)
 		}
 		n.NAT = kind
-		return errors.Join(writeNAT(n.Router.PID, kind), flushMappings(n.Router.PID))
+		return errors.Join(writeNAT(n.Router.PID, kind), flushMappings(n.Router))
 	})
 }
 

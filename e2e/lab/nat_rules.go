@@ -75,9 +75,9 @@ func addNATRules(conn *nftables.Conn, table *nftables.Table, kind NAT) {
 	rule(out, to(routerWAN), []expr.Any{&expr.Masq{Random: kind == NATSymmetric, FullyRandom: kind == NATSymmetric}})
 }
 
-// flushMappings forgets all connections that go through the namespace of pid.
-func flushMappings(pid int) error {
-	return inNetNS(pid, func() error {
+// flushMappings forgets all connections that go through a router.
+func flushMappings(router process) error {
+	return InNetNS(netNSPath(router), func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 		if err != nil {
 			return fmt.Errorf("forget mappings: %w", err)

@@ -20,7 +20,7 @@ func socketIn(t *testing.T, l *Lab, node string, at netip.AddrPort) *net.UDPConn
 	_, n, err := l.find(node)
 	require.NoError(t, err)
 	var conn *net.UDPConn
-	require.NoError(t, inNetNS(n.Init.PID, func() error {
+	require.NoError(t, InNetNS(netNSPath(n.Init), func() error {
 		conn, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 		return err
 	}))

@@ -85,7 +85,7 @@ func (l *Lab) slowDown(ctx context.Context, s *state, n *node) error {
 		}
 	}
 	var born *seed
-	err = inNetNS(s.Switch.PID, func() error {
+	err = InNetNS(netNSPath(s.Switch), func() error {
 		born, err = spawn(s.Binary, roleSlow, l.dir, n.Name+"-link", 0, nil)
 		return err
 	})

@@ -88,7 +88,7 @@ func (l *Lab) startSwitch(ctx context.Context, s *state) (err error) {
 	if join.PID == 0 {
 		born, err = spawn(s.Binary, roleSwitch, l.dir, roleSwitch, syscall.CLONE_NEWNET, socket)
 	} else {
-		err = inNetNS(join.PID, func() error {
+		err = InNetNS(netNSPath(join), func() error {
 			born, err = spawn(s.Binary, roleSwitch, l.dir, roleSwitch, 0, socket)
 			return err
 		})

@@ -27,16 +27,16 @@ func onThread(fn func() error) error {
 	return <-done
 }
 
-// inNetNS runs fn on a thread that is in the network namespace of pid. Sockets and processes that fn makes stay there.
-func inNetNS(pid int, fn func() error) error {
+// InNetNS runs fn on a thread that is in the network namespace at path. Sockets and processes that fn makes stay there.
+func InNetNS(path string, fn func() error) error {
 	return onThread(func() error {
-		ns, err := netns.GetFromPid(pid)
+		ns, err := netns.GetFromPath(path)
 		if err == nil {
 			err = netns.Set(ns)
 			_ = ns.Close() // only looked at
 		}
 		if err != nil {
-			return fmt.Errorf("enter the network namespace of process %d: %w", pid, err)
+			return fmt.Errorf("enter the network namespace %s: %w", path, err)
 		}
 		return fn()
 	})

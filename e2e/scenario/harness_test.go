@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +23,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"gopkg.in/yaml.v3"
 
 	"github.com/muster-edge/muster/e2e/lab"
@@ -631,7 +629,7 @@ func (s *testSite) onPort(name string, fn func(port netlink.Link) error) {
 	s.t.Helper()
 	ns, err := s.SwitchNetNS()
 	require.NoError(s.t, err)
-	require.NoError(s.t, inNetNS(ns, func() error {
+	require.NoError(s.t, lab.InNetNS(ns, func() error {
 		links, err := netlink.LinkList()
 		if err != nil {
 			return err
@@ -642,22 +640,4 @@ func (s *testSite) onPort(name string, fn func(port netlink.Link) error) {
 		}
 		return fn(links[i])
 	}))
-}
-
-// inNetNS runs fn in a network namespace.
-func inNetNS(path string, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			err = netns.Set(ns)
-			_ = ns.Close()
-		}
-		if err == nil {
-			err = fn()
-		}
-		done <- err
-	}()
-	return <-done
 }

@@ -21,7 +21,7 @@ import (
 // inNode runs fn in a node's network: sockets that it makes stay there.
 func (s *testSite) inNode(name string, fn func() error) {
 	s.t.Helper()
-	require.NoError(s.t, inNetNS(s.rows()[name].NetNS, fn))
+	require.NoError(s.t, lab.InNetNS(s.rows()[name].NetNS, fn))
 }
 
 // conversation is one TCP connection over the mesh on which somebody speaks all the time and is answered.

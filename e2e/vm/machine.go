@@ -389,13 +389,34 @@ func (m *Machine) Run(ctx context.Context, script string) (string, error) {
 // Save stops the machine for a moment and keeps its state in its disk, under a name that Options.Snapshot takes. It cannot be done with
 // UEFI, whose flash is not part of a snapshot.
 func (m *Machine) Save(ctx context.Context, name string) error {
-	m.mu.Lock()
-	r := m.run
-	m.mu.Unlock()
-	if r == nil {
-		return fmt.Errorf("save %q: %w", m.opts.Name, ErrOff)
+	q, err := m.qemu()
+	if err != nil {
+		return err
 	}
-	return r.monitor.human(ctx, "savevm "+name)
+	return q.human(ctx, "savevm "+name)
+}
+
+// Pause freezes the machine: its processors stop, and its clocks with them, until Resume.
+func (m *Machine) Pause(ctx context.Context) error { return m.command(ctx, "stop") }
+
+// Resume lets a machine go on that was paused.
+func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
+
+func (m *Machine) command(ctx context.Context, name string) error {
+	q, err := m.qemu()
+	if err == nil {
+		_, err = q.ask(ctx, name, nil)
+	}
+	return err
+}
+
+func (m *Machine) qemu() (*monitor, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.run == nil {
+		return nil, fmt.Errorf("monitor of %q: %w", m.opts.Name, ErrOff)
+	}
+	return m.run.monitor, nil
 }
 
 // Close cuts the power and removes what the machine had outside of its disk.

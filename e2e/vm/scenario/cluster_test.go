@@ -93,8 +93,8 @@ func requireKernelDevice(t *testing.T, master, worker *machine) {
 // until the master is back, and the node says so.
 func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *machine) {
 	v2 := whole.push(t, "v2")
-	worker.upgrade(v2)
 	master.PowerCut()
+	worker.upgrade(v2)
 	worker.reboot()
 	worker.waitBooted("active", bootTime)
 	require.Equal(t, "v2", worker.version())
@@ -120,13 +120,18 @@ func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *mac
 	require.Equal(t, "v2", worker.version())
 }
 
-// requireFallsBackWhenOwnK3sNeverStarts gives the worker an image to blame for that its Kubernetes does not run: the site is well.
-func requireFallsBackWhenOwnK3sNeverStarts(t *testing.T, _, worker *machine) {
+// requireFallsBackWhenOwnK3sNeverStarts gives the worker an image whose K3s ends at each start. That a master does not answer meanwhile is
+// no excuse; and it has an emulated machine's processors for what is tested.
+func requireFallsBackWhenOwnK3sNeverStarts(t *testing.T, master, worker *machine) {
 	bad := whole.push(t, "v3-k3s-dead", "k3s-dead")
+	require.NoError(t, master.Pause(t.Context()))
 	worker.upgrade(bad)
 	worker.reboot()
 	worker.waitBooted("active", bootTime)
 	require.Equal(t, "v3-k3s-dead", worker.version())
+	worker.waitBooted("passive", fallTime)
+	require.Empty(t, worker.state().Quarantined, "the old slot has not proved healthy")
+	require.NoError(t, master.Resume(t.Context()))
 	requireFallenBack(t, worker, "v2", bad, "k3s|K3s|Kubernetes|kubernetes")
 }
 

@@ -31,8 +31,7 @@ func requireLayoutOf(t *testing.T, m *machine, version string) {
 
 func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 	t.Parallel()
-	m := start(t, vm.Options{Disk: overlay(t, bare.disk(t, "plain", siteConfig(t, 1, false)))})
-	m.waitReady()
+	m := formed(t, vm.Options{})
 	requireLayout(t, m)
 	require.Empty(t, m.sh("systemctl --failed --no-legend --plain | grep -v systemd-timesyncd || true"))
 	// The disk was made small, and has grown.
