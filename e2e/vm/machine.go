@@ -173,7 +173,11 @@ func (m *Machine) launch(ctx context.Context, why string) (*run, error) {
 	}
 	m.boots++
 	m.console.start(fmt.Sprintf("%s: start %d", why, m.boots))
-	line := append([]string{"nice", "-n", "5", "qemu-system-x86_64"}, arguments(m.opts, m.accelerator, p, m.tap)...)
+	niceness := "5"
+	if m.opts.First {
+		niceness = "0"
+	}
+	line := append([]string{"nice", "-n", niceness, "qemu-system-x86_64"}, arguments(m.opts, m.accelerator, p, m.tap)...)
 	if m.opts.Network != nil {
 		line = m.opts.Network.inside(line)
 	}
@@ -389,34 +393,13 @@ func (m *Machine) Run(ctx context.Context, script string) (string, error) {
 // Save stops the machine for a moment and keeps its state in its disk, under a name that Options.Snapshot takes. It cannot be done with
 // UEFI, whose flash is not part of a snapshot.
 func (m *Machine) Save(ctx context.Context, name string) error {
-	q, err := m.qemu()
-	if err != nil {
-		return err
-	}
-	return q.human(ctx, "savevm "+name)
-}
-
-// Pause freezes the machine: its processors stop, and its clocks with them, until Resume.
-func (m *Machine) Pause(ctx context.Context) error { return m.command(ctx, "stop") }
-
-// Resume lets a machine go on that was paused.
-func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
-
-func (m *Machine) command(ctx context.Context, name string) error {
-	q, err := m.qemu()
-	if err == nil {
-		_, err = q.ask(ctx, name, nil)
-	}
-	return err
-}
-
-func (m *Machine) qemu() (*monitor, error) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.run == nil {
-		return nil, fmt.Errorf("monitor of %q: %w", m.opts.Name, ErrOff)
+	r := m.run
+	m.mu.Unlock()
+	if r == nil {
+		return fmt.Errorf("save %q: %w", m.opts.Name, ErrOff)
 	}
-	return m.run.monitor, nil
+	return r.monitor.human(ctx, "savevm "+name)
 }
 
 // Close cuts the power and removes what the machine had outside of its disk.

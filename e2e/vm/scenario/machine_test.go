@@ -51,7 +51,9 @@ func start(t testing.TB, opts vm.Options) *machine {
 		opts.Network = newNetwork(t)
 	}
 	if opts.CPUs == 0 {
-		opts.CPUs = processors(false)
+		// Quicker than two beside other machines that are emulated: one would spin on a lock while the other, which holds it, has no
+		// processor of this machine.
+		opts.CPUs = 1
 	}
 	if opts.MemoryMiB == 0 {
 		opts.MemoryMiB = 1536
@@ -79,15 +81,6 @@ func (m *machine) in(t testing.TB) *machine {
 	part := *m
 	part.t = t
 	return &part
-}
-
-// processors are what a machine gets. One is quicker beside other machines that are emulated: of two, one would spin on a lock while the
-// other, which holds it, has no processor of this machine. Kubernetes starts too slowly with one.
-func processors(k3s bool) int {
-	if k3s {
-		return 2
-	}
-	return 1
 }
 
 func testName(t testing.TB) string { return strings.NewReplacer("/", "-", " ", "-").Replace(t.Name()) }
