@@ -173,11 +173,7 @@ func (m *Machine) launch(ctx context.Context, why string) (*run, error) {
 	}
 	m.boots++
 	m.console.start(fmt.Sprintf("%s: start %d", why, m.boots))
-	niceness := "5"
-	if m.opts.First {
-		niceness = "0"
-	}
-	line := append([]string{"nice", "-n", niceness, "qemu-system-x86_64"}, arguments(m.opts, m.accelerator, p, m.tap)...)
+	line := append([]string{"nice", "-n", "5", "qemu-system-x86_64"}, arguments(m.opts, m.accelerator, p, m.tap)...)
 	if m.opts.Network != nil {
 		line = m.opts.Network.inside(line)
 	}

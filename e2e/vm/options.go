@@ -38,9 +38,6 @@ type Options struct {
 	Kernel, Initrd, Append string
 	// MemoryMiB is 1024 when 0; CPUs 2.
 	MemoryMiB, CPUs int
-	// First is for what begins anew when it is too slow, as Kubernetes does: where processors are short, it gets three times what another
-	// machine gets.
-	First bool
 	// Network is the segment that the machine is on; nil means no network card.
 	Network *Network
 	// MAC is the card's address; the next of its network when empty.
