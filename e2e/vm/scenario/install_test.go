@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/muster-edge/muster/e2e/vm"
-	"github.com/muster-edge/muster/upgrade"
 )
 
 // A machine that runs puts another image on a second disk of its own; that disk then boots by itself, with both kinds of firmware.
@@ -47,7 +46,6 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 	t.Logf("%s\nafter %s", out, time.Since(begun).Round(time.Second))
 	installer := m.status().ID
 	m.powerOff()
-	require.Equal(t, []string{upgrade.Active, upgrade.Passive}, wholeSlots(t, second))
 
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
@@ -57,6 +55,7 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 			requireLayoutOf(t, m, "v2")
 			require.NotEqual(t, installer, m.status().ID)
 			require.Equal(t, v2.digest(), m.state().Slots["active"].Digest)
+			m.verify()
 		})
 	}
 }

@@ -23,7 +23,7 @@ import (
 const (
 	bootTime  = 5 * time.Minute
 	shellTime = 3 * time.Minute
-	// upgradeTime is for an image to be pulled and a slot to be written, installTime for three.
+	// upgradeTime is for an image to be pulled and a slot to be written, or for all slots to be read; installTime for three to be written.
 	upgradeTime = 10 * time.Minute
 	installTime = 15 * time.Minute
 	readyTime   = 15 * time.Minute
@@ -233,9 +233,21 @@ func (m *machine) version() string {
 // upgrade writes an image into the other slot.
 func (m *machine) upgrade(p pushed) {
 	m.t.Helper()
+	m.long(upgradeCommand(p))
+}
+
+// verify reads every file of all slots.
+func (m *machine) verify() {
+	m.t.Helper()
+	m.long("muster state --verify")
+}
+
+// long runs a command that reads or writes whole images, and must succeed.
+func (m *machine) long(command string) {
+	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), upgradeTime)
 	defer cancel()
-	out, err := m.Run(ctx, upgradeCommand(p))
+	out, err := m.Run(ctx, command)
 	require.NoError(m.t, err, out)
 }
 

@@ -21,6 +21,7 @@ func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 	cuts, seed := number(t, "MUSTER_POWERCUTS", 5), number(t, "MUSTER_SEED", 1)
 	images := [2]pushed{bare.push(t, "v2"), bare.push(t, "v3")}
 	if cuts < 20 {
+		// No subtest: a parallel one would be queued behind all other tests, and take ten minutes alone at the end.
 		cutPower(t, images, cuts, rand.New(rand.NewPCG(uint64(seed), 0)))
 		return
 	}
