@@ -122,28 +122,44 @@ func (o observation) blame(dead string) (condition, string) {
 
 // trial is a judgement over time, on a clock of the caller's that never goes
 // back. The zero value is the beginning of one.
+//
+// Health counts without a break. Illness adds up: an API server that answers a
+// busy site now and then would else save an image for ever whose K3s is dead all
+// the time. What nobody can tell about takes as much away again, so that after an
+// outage of others a node has its own time.
 type trial struct {
 	begun     bool
-	condition condition
-	since     time.Duration // when the condition began
+	condition condition     // at the last look
+	looked    time.Duration // when that was
+	well, ill time.Duration
 }
 
-// observe adds a look at the node and judges.
+// observe adds a look at the node and judges. The time between two looks counts
+// if both saw the same.
 func (t *trial) observe(now time.Duration, o observation, deadline time.Duration) (Verdict, string) {
 	c, why := o.condition()
-	if !t.begun || c != t.condition {
-		*t = trial{begun: true, condition: c, since: now}
+	var passed time.Duration
+	if t.begun && c == t.condition {
+		passed = now - t.looked
 	}
-	lasted := now - t.since
+	t.begun, t.condition, t.looked = true, c, now
+	switch c {
+	case conditionWell:
+		t.well, t.ill = t.well+passed, 0
+	case conditionIll:
+		t.well, t.ill = 0, t.ill+passed
+	case conditionExcused:
+		t.well, t.ill = 0, max(0, t.ill-passed)
+	}
 	switch {
-	case c == conditionWell && lasted >= steadyFor:
+	case c == conditionWell && t.well >= steadyFor:
 		return VerdictGood, why
 	case c == conditionWell:
-		return VerdictUndecided, fmt.Sprintf("%s for %s, and must be for %s", why, lasted.Round(time.Second), steadyFor)
-	case c == conditionIll && lasted >= deadline:
-		return VerdictBad, fmt.Sprintf("%s, for %s", why, lasted.Round(time.Second))
+		return VerdictUndecided, fmt.Sprintf("%s for %s, and must be for %s", why, t.well.Round(time.Second), steadyFor)
+	case c == conditionIll && t.ill >= deadline:
+		return VerdictBad, fmt.Sprintf("%s, for %s", why, t.ill.Round(time.Second))
 	case c == conditionIll:
-		return VerdictUndecided, fmt.Sprintf("%s, for %s; the image is bad after %s of it", why, lasted.Round(time.Second), deadline)
+		return VerdictUndecided, fmt.Sprintf("%s, for %s; the image is bad after %s of it", why, t.ill.Round(time.Second), deadline)
 	}
 	return VerdictUndecided, why
 }

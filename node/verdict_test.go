@@ -91,6 +91,31 @@ func TestS23aAMasterThatIsDownDuringAWorkersTrialIsNotTheImagesFault(t *testing.
 	require.Equal(t, VerdictBad, v)
 }
 
+// The API server of a busy site answers now and then, and the node's own K3s is dead all the time.
+func TestS23aAnAPIServerThatAnswersNowAndThenDoesNotSaveAnImage(t *testing.T) {
+	ill := healthyWorker.with(func(o *observation) { o.Running, o.Kubelet, o.NodeReady = false, false, false })
+	down := ill.with(func(o *observation) { o.APIReachable, o.OthersServing, o.OthersReady = false, 0, 0 })
+	verdict := func(looks ...observation) (Verdict, time.Duration) {
+		var tr trial
+		for now := time.Duration(0); now < 24*time.Hour; now += 10 * time.Second {
+			v, _ := tr.observe(now, looks[int(now/(10*time.Second))%len(looks)], testDeadline)
+			if v != VerdictUndecided {
+				return v, now
+			}
+		}
+		return VerdictUndecided, 0
+	}
+	v, after := verdict(ill, ill, ill, ill, down)
+	require.Equal(t, VerdictBad, v)
+	require.Less(t, after, 2*testDeadline)
+	v, _ = verdict(ill, down)
+	require.Equal(t, VerdictUndecided, v, "nobody can tell")
+	v, _ = verdict(ill, ill, down, down, down)
+	require.Equal(t, VerdictUndecided, v, "others are ill most of the time")
+	v, _ = verdict(ill, ill, ill, ill, healthyWorker)
+	require.Equal(t, VerdictUndecided, v, "what was well begins anew")
+}
+
 func TestS23bAnImageOfTheCNIThatCannotBePulledIsNotTheImagesFault(t *testing.T) {
 	o := healthyWorker.with(func(o *observation) { o.NodeReady, o.Waiting = false, "network plugin not ready" })
 	require.Equal(t, VerdictUndecided, judged(o, 24*time.Hour))

@@ -217,13 +217,15 @@ func revoke(s *soak, ctx context.Context, node string, hold time.Duration) (stri
 		return what, err
 	}
 	s.token = strings.TrimSpace(out)
-	if err := s.Kill(ctx, node); err != nil {
-		return what, err
-	}
+	return what, s.anew(ctx, node)
+}
+
+// anew gives a node an empty disk, and the token that a newcomer needs.
+func (s *soak) anew(ctx context.Context, node string) error {
 	if err := s.Wipe(ctx, node); err != nil {
-		return what, err
+		return err
 	}
-	return what, s.reconfigure(ctx, node, func() error { return s.Start(ctx, node) })
+	return s.reconfigure(ctx, node, func() error { return s.Start(ctx, node) })
 }
 
 // wipe gives a worker an empty disk, twice at most: what it was stays a member until somebody removes it.
@@ -235,8 +237,7 @@ func wipe(s *soak, ctx context.Context, node string, hold time.Duration) (string
 	for _, row := range rows {
 		if row.Node == node && row.Role == "worker" && s.wiped < 2 {
 			s.wiped++
-			return "empty disk for " + node, during(ctx, time.Second,
-				func() error { return s.Wipe(ctx, node) }, func() error { return s.Start(ctx, node) })
+			return "empty disk for " + node, s.anew(ctx, node)
 		}
 	}
 	return killAgent(s, ctx, node, hold)
