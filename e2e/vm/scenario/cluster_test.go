@@ -70,6 +70,7 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
 	}
 	bad := bare.push(t, "v3-k3s-dead")
 	worker.upgrade(bad)
+	takeRoom(t, 2)
 	t.Parallel() // begun before the others that are, as the first test of the first file
 	run("an image whose own K3s never starts ends on the old slot", func(t *testing.T, _, worker *machine) {
 		worker.reboot()
@@ -128,7 +129,7 @@ func requireKeepsItsNewImageWhileItsSiteIsDown(t *testing.T, master, worker *mac
 
 // Without Kubernetes: its certificates are dated, and nobody can help a node whose clock says that they are not valid yet.
 func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	right, wrong := twoMachines(t, false, time.Hour)
 	hoursApart := func() float64 {
 		now, err := strconv.ParseInt(wrong.sh("date +%s"), 10, 64)
@@ -172,7 +173,7 @@ func TestS10MachinesWhoseClocksAreAnHourApartAreOneSite(t *testing.T) {
 func (s status) identityOf() [4]string { return [4]string{s.ID, s.Site, s.Role, s.Address} }
 
 func TestAResetMachineKeepsOEMAndJoinsAsANewNode(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := formed(t, vm.Options{})
 	before := m.status()
 	id := m.sh("cat /etc/machine-id")

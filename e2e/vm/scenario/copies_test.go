@@ -46,7 +46,7 @@ func TestCopiesTakenInTheMiddleOfAnUpgradeBoot(t *testing.T) {
 	require.GreaterOrEqual(t, len(copies), 10)
 	for _, c := range copies {
 		t.Run(strings.ReplaceAll(c.step, " ", "-"), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			t.Cleanup(func() { require.NoError(t, os.Remove(c.disk)) })
 			disk := overlay(t, c.disk)
 			whole := wholeSlots(t, disk)

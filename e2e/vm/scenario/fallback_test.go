@@ -48,7 +48,7 @@ func upgraded(t *testing.T, p pushed) *machine {
 }
 
 func TestAKernelThatRotsOnTheDiskIsPassedOver(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	v2 := bare.push(t, "v2")
 	m := formed(t, vm.Options{})
 	m.upgrade(v2)
@@ -78,18 +78,18 @@ mount -o remount,ro /run/initramfs/cos-state`)
 }
 
 func TestAnImageWithoutAKernelEndsOnTheOldSlot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	bad := bare.push(t, "v2-bad-kernel", "bad-kernel")
 	requireFallenBack(t, upgraded(t, bad), "v1", bad, "boot loader cannot start")
 }
 
 func TestAPanicEndsOnTheOldSlot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireNeverProvedGood(t, "panic", "Kernel panic")
 }
 
 func TestAnInitThatHangsEndsOnTheOldSlot(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	requireNeverProvedGood(t, "hang", "variant hang")
 }
 
@@ -106,7 +106,7 @@ func requireNeverProvedGood(t *testing.T, variant, line string) {
 }
 
 func TestRecoveryBootsWhenBothSlotsAreDestroyed(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := formed(t, vm.Options{})
 	m.sh(`set -e
 mount -o remount,rw /run/initramfs/cos-state

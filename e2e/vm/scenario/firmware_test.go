@@ -30,7 +30,7 @@ func requireLayoutOf(t *testing.T, m *machine, version string) {
 }
 
 func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := formed(t, vm.Options{})
 	requireLayout(t, m)
 	require.Empty(t, m.sh("systemctl --failed --no-legend --plain | grep -v systemd-timesyncd || true"))
@@ -47,7 +47,7 @@ func TestABIOSMachineBootsReadOnlyAndKeepsWhatIsPersistent(t *testing.T) {
 }
 
 func TestAUEFIMachineBootsTheSameDisk(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := start(t, vm.Options{Disk: overlay(t, formedDisk(t, bare)), Firmware: vm.UEFI})
 	m.waitReady()
 	requireLayout(t, m)
@@ -64,7 +64,7 @@ func (m *machine) identity() string {
 }
 
 func TestTheDataPathLivesWhileTheAgentRestarts(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := formed(t, vm.Options{})
 	s := m.status()
 	device := m.sh("ip -o -4 address show | awk -v a=" + s.Address + " 'index($4, a \"/\") == 1 {print $2}'")

@@ -15,6 +15,7 @@ import (
 // A machine that runs puts another image on a second disk of its own; that disk then boots by itself, with both kinds of firmware.
 func TestAnInstalledDiskBoots(t *testing.T) {
 	t.Parallel()
+	leave := takeRoom(t, 1)
 	v2 := bare.push(t, "v2")
 	dir, err := os.MkdirTemp(work, "install-")
 	require.NoError(t, err)
@@ -46,10 +47,11 @@ func TestAnInstalledDiskBoots(t *testing.T) {
 	t.Logf("%s\nafter %s", out, time.Since(begun).Round(time.Second))
 	installer := m.status().ID
 	m.powerOff()
+	leave()
 
 	for _, firmware := range []vm.Firmware{vm.BIOS, vm.UEFI} {
 		t.Run(string(firmware), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			m := start(t, vm.Options{Disk: overlay(t, second), Firmware: firmware})
 			m.waitReady()
 			requireLayoutOf(t, m, "v2")

@@ -11,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/muster-edge/muster/e2e/vm"
 )
@@ -42,6 +44,25 @@ type machine struct {
 	t    testing.TB
 	disk string
 	net  *vm.Network
+}
+
+// room is for the machines that run beside each other: one that has an API server to answer in time takes that of two.
+var room = semaphore.NewWeighted(3)
+
+// parallel is t.Parallel for a test with a machine.
+func parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	takeRoom(t, 1)
+}
+
+// takeRoom waits for room, which is the test's until it ends or leaves.
+func takeRoom(t *testing.T, n int64) (leave func()) {
+	t.Helper()
+	require.NoError(t, room.Acquire(t.Context(), n))
+	leave = sync.OnceFunc(func() { room.Release(n) })
+	t.Cleanup(leave)
+	return leave
 }
 
 // start powers a machine on. Without a network it gets one of its own, which serves the registry.

@@ -22,12 +22,13 @@ func TestWheneverThePowerIsCutAGoodSlotBoots(t *testing.T) {
 	images := [2]pushed{bare.push(t, "v2"), bare.push(t, "v3")}
 	if cuts < 20 {
 		// No subtest: a parallel one would be queued behind all other tests, and take ten minutes alone at the end.
+		takeRoom(t, 1)
 		cutPower(t, images, cuts, rand.New(rand.NewPCG(uint64(seed), 0)))
 		return
 	}
 	for i, cuts := range []int{cuts - cuts/2, cuts / 2} {
 		t.Run(fmt.Sprintf("machine %d", i+1), func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			cutPower(t, images, cuts, rand.New(rand.NewPCG(uint64(seed), uint64(i))))
 		})
 	}

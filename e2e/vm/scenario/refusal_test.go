@@ -123,7 +123,7 @@ func (m *machine) spoil(blob v1.Hash, answer func(w http.ResponseWriter, content
 
 // An upgrade that cannot be says why, by its exit code and in words, and leaves the slots as they are.
 func TestAnUpgradeThatCannotBeSaysWhyAndTheMachineStaysAsItIs(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	v2 := bare.push(t, "v2")
 	m := formed(t, vm.Options{})
 	const slots = "ls -i --full-time /run/initramfs/cos-state/cOS; cat /oem/grubenv"

@@ -9,7 +9,7 @@ import (
 )
 
 func TestAnUpgradeFromARegistryChangesTheVersionAndKeepsTheMachine(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	m := formed(t, vm.Options{})
 	identity := m.identity()
 	old := m.state()
