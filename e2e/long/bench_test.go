@@ -316,7 +316,6 @@ func BenchmarkRevocation(b *testing.B) {
 		require.Less(b, end, revokedFor-time.Second, "packets still come through")
 		silent = append(silent, end)
 		config.Token = token
-		require.NoError(b, s.Kill(b.Context(), out))
 		require.NoError(b, s.Wipe(b.Context(), out))
 		require.NoError(b, s.Configure(b.Context(), out, config.yaml(b)))
 		require.NoError(b, s.Start(b.Context(), out))

@@ -68,7 +68,7 @@ func TestTwoMachinesFromOneDiskImageBecomeMasterAndWorker(t *testing.T) {
 		!run("a new image is kept while the site is down", requireKeepsItsNewImageWhileItsSiteIsDown) {
 		return
 	}
-	bad := bare.push(t, "v3-k3s-dead")
+	bad := bare.push(t, "v3-k3s-dead") // bare's K3s ends whenever it is started
 	worker.upgrade(bad)
 	takeRoom(t, 2)
 	t.Parallel() // begun before the others that are, as the first test of the first file

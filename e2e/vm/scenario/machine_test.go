@@ -46,10 +46,10 @@ type machine struct {
 	net  *vm.Network
 }
 
-// room is for the machines that run beside each other: one that has an API server to answer in time takes that of two.
+// room is for the tests that run beside each other, three as `make e2e-vm` says: one whose API server has to answer in time takes that of two.
 var room = semaphore.NewWeighted(3)
 
-// parallel is t.Parallel for a test with a machine.
+// parallel is t.Parallel for a test whose machines take the room of one.
 func parallel(t *testing.T) {
 	t.Helper()
 	t.Parallel()
